@@ -1,0 +1,112 @@
+"""Surgery on trained PyTorch models with BatchNorm: inspect, fold, replay, each proven by measurement.
+
+>>> import torch, bntools as bn
+>>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).eval()
+>>> bn.fold(net, torch.randn(2, 4)).report.verdict.value
+'passed'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BntoolsError",
+    "Capture",
+    "CaptureError",
+    "Census",
+    "Edit",
+    "Example",
+    "Observation",
+    "Plan",
+    "PlanError",
+    "Promise",
+    "PromiseError",
+    "Reason",
+    "Refusal",
+    "Report",
+    "Site",
+    "SourceError",
+    "Surgery",
+    "UnsafeError",
+    "UsageError",
+    "Verdict",
+    "capture",
+    "compare",
+    "find_folds",
+    "fold",
+    "fold_tensors",
+    "graft_",
+    "inspect",
+    "load",
+    "observe",
+    "replay",
+    "save",
+    "verify",
+]
+
+# Names are imported when they are first used, so that `bntools --help` does not wait for torch.
+_HOMES = {
+    "bntools.core.calls": ["Capture"],
+    "bntools.core.capture": ["capture"],
+    "bntools.core.compute": ["fold_tensors"],
+    "bntools.core.example": ["Example"],
+    "bntools.core.find": ["find_folds"],
+    "bntools.core.graft": ["graft_"],
+    "bntools.core.plan": ["Edit", "Plan", "Promise", "Reason", "Refusal", "Site"],
+    "bntools.core.source": ["load"],
+    "bntools.core.store": ["replay", "save"],
+    "bntools.core.surgery": ["Surgery", "verify"],
+    "bntools.core.verify": ["Observation", "Report", "Verdict", "compare", "observe"],
+    "bntools.errors": [
+        "BntoolsError",
+        "CaptureError",
+        "PlanError",
+        "PromiseError",
+        "SourceError",
+        "UnsafeError",
+        "UsageError",
+    ],
+    "bntools.verbs.fold": ["fold"],
+    "bntools.verbs.inspect": ["Census", "inspect"],
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+if TYPE_CHECKING:
+    from bntools.core.calls import Capture
+    from bntools.core.capture import capture
+    from bntools.core.compute import fold_tensors
+    from bntools.core.example import Example
+    from bntools.core.find import find_folds
+    from bntools.core.graft import graft_
+    from bntools.core.plan import Edit, Plan, Promise, Reason, Refusal, Site
+    from bntools.core.source import load
+    from bntools.core.store import replay, save
+    from bntools.core.surgery import Surgery, verify
+    from bntools.core.verify import Observation, Report, Verdict, compare, observe
+    from bntools.errors import (
+        BntoolsError,
+        CaptureError,
+        PlanError,
+        PromiseError,
+        SourceError,
+        UnsafeError,
+        UsageError,
+    )
+    from bntools.verbs.fold import fold
+    from bntools.verbs.inspect import Census, inspect
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bntools' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The ground floor: it imports torch and itself, never a verb."""

@@ -1,0 +1,154 @@
+"""The records of one run: which operator read and wrote what, and whose it was. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor that the run made. An in-place operator makes a new value in the same memory.
+
+    Args:
+        id: unique in a capture.
+        shape: its sizes.
+        memory: the allocation that it lives in; views share it.
+        dtype: such as ``float32``.
+    """
+
+    id: int
+    shape: tuple[int, ...]
+    memory: int
+    dtype: str
+
+    @property
+    def floating(self) -> bool:
+        return is_floating(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A parameter or buffer of the model, under all its keys."""
+
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
+    memory: int
+    dtype: str
+
+    @property
+    def floating(self) -> bool:
+        return is_floating(self.dtype)
+
+
+def is_floating(dtype: str) -> bool:
+    """Whether a dtype's values can carry an affine map (float8 has no arithmetic)."""
+    return dtype in ("float64", "float32", "float16", "bfloat16")
+
+
+# Arguments that are asked for their shape, type or device, not for their values.
+_ONLY_SHAPE: Mapping[str, str] = {
+    **dict.fromkeys(("reshape_as", "view_as", "expand_as", "type_as", "to"), "other"),
+    **dict.fromkeys(
+        ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"), "self"
+    ),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full", "sym_size", "size"), "self"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an operator.
+
+    Args:
+        index: its place in the order of execution.
+        op: its name, without the namespace if that is aten.
+        args: its arguments by the names of its schema, tensors as `Value` or `Stored`.
+        outputs: what it returned.
+        writes: the memories that it wrote to.
+        owner: the path of the innermost module that was running.
+    """
+
+    index: int
+    op: str
+    args: Mapping[str, Any]
+    outputs: tuple[Value, ...]
+    writes: frozenset[int]
+    owner: str
+
+    def reads(self) -> Iterator[Value | Stored]:
+        """The tensors among the arguments whose values it looks at."""
+        only_shape = _ONLY_SHAPE.get(self.op)
+        yield from _tensors(value for name, value in self.args.items() if name != only_shape)
+
+
+def _tensors(values: Any) -> Iterator[Value | Stored]:
+    for value in values:
+        if isinstance(value, Value | Stored):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """One call of a module: what came in, what went out, and the calls [start, end) between."""
+
+    path: str
+    start: int
+    end: int
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFacts:
+    """What the plan needs to know about a module.
+
+    Args:
+        paths: all its names.
+        kind: its class.
+        hooks: the kinds of hook on it that would see or change values.
+        parametrised: the names of tensors that are computed from others at every call.
+        accepts: the names of absent parameters that its forward would use if there.
+        statistics: whether it holds ``running_mean`` and ``running_var``.
+        channels, eps, momentum, batches: as on a BatchNorm, zero or None elsewhere.
+    """
+
+    paths: tuple[str, ...]
+    kind: str
+    hooks: tuple[str, ...] = ()
+    parametrised: frozenset[str] = frozenset()
+    accepts: frozenset[str] = frozenset()
+    statistics: bool = False
+    channels: int = 0
+    eps: float = 0.0
+    momentum: float | None = None
+    batches: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """The computation of one run.
+
+    Args:
+        calls: in order of execution.
+        modules: module calls, in order of their start.
+        facts: by the first path of each module.
+        paths: from every path to the first.
+        varying: the memories that hold something that depends on the inputs.
+        outside: memories that somebody sees besides the calls, and who: ``output``, ``kept``, ``hook on …``.
+        unsound: keys of tensors that are not finite, or variances below zero.
+        fingerprint: of the model.
+        notes: what the reader should know.
+    """
+
+    calls: tuple[Call, ...]
+    modules: tuple[ModuleCall, ...]
+    facts: Mapping[str, ModuleFacts]
+    varying: frozenset[int]
+    outside: Mapping[int, tuple[str, ...]]
+    unsound: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,230 @@
+"""A model and an example input become a plain description of the computation.
+
+The model runs once on the example, and every operator is written down below autograd, where
+``conv2d``, ``linear`` and ``batch_norm`` still are one operator each. The run is a real one, so control
+flow on data is no obstacle, tensors are joined to parameters by identity and views to their memory by
+fact. docs/decisions/001 says why this is not ``torch.export``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from bntools.core.calls import Capture, ModuleFacts
+from bntools.core.example import Example
+from bntools.core.lift import lift
+from bntools.core.plan import Site
+from bntools.core.trace import Trace
+from bntools.core.untouched import untouched
+from bntools.errors import CaptureError, UsageError
+
+_HOOKS = {
+    "_forward_pre_hooks": "a forward pre-hook",
+    "_forward_hooks": "a forward hook",
+    "_backward_hooks": "a backward hook",
+    "_backward_pre_hooks": "a backward pre-hook",
+    "_state_dict_hooks": "a state-dict hook",
+    "_load_state_dict_pre_hooks": "a load-state-dict hook",
+}
+
+
+def capture(model: nn.Module, example: Example) -> Capture:
+    """Run *model* once on *example*, in its own mode, and write down what it computed.
+
+    Args:
+        model: any eager module; it is as it was afterwards.
+        example: the arguments of the forward.
+
+    Returns:
+        the operators in order of execution, joined to the modules and tensors of the model.
+
+    Raises:
+        CaptureError: if the model does not run on the example.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
+        >>> [call.op for call in capture(net, Example((torch.ones(1, 1, 5, 5),))).calls]
+        ['conv2d', 'batch_norm']
+    """
+    trace = Trace(model, _sees)
+    try:
+        with untouched(model):
+            trace.run(model, example, example.tensors)
+    except Exception as error:
+        raise CaptureError(
+            f"the model does not run on {example} ({example.origin}): "
+            f"{type(error).__name__}: {first_line(error)}",
+            todo="give inputs that it runs on (--input 2x3x224x224, or --inputs file.npz)",
+        ) from error
+    facts = {paths[0]: _facts(module, paths) for module, paths in _paths(model)}
+    statistics = {path for path, f in facts.items() if f.statistics}
+    modules = tuple(sorted(trace.modules, key=lambda m: (m.start, -m.end)))
+    return Capture(
+        calls=lift(trace.calls, modules, statistics),
+        modules=modules,
+        facts=facts,
+        varying=frozenset(trace.varying),
+        outside={memory: tuple(who) for memory, who in trace.outside.items()},
+        unsound=_unsound(model),
+        fingerprint=fingerprint(model),
+        notes=_notes(trace),
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of the names and shapes of a model's tensors, not of their values.
+
+    Equal for two instances of one architecture, whatever their weights, so that a plan made on a trained
+    model fits a fresh one.
+    """
+    saved = model.state_dict(keep_vars=True)
+    lines = sorted(f"{key} {list(t.shape)}" for key, t in saved.items() if isinstance(t, Tensor))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def check_eager(model: nn.Module) -> None:
+    """Refuse what is no eager module, and say what to give instead.
+
+    Raises:
+        UsageError: for TorchScript, compiled models, exported programs and things that are no model.
+    """
+    kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            f"expected an eager module, got TorchScript ({kind})", todo="give the module it was made of"
+        )
+    if isinstance(model, torch.export.ExportedProgram):
+        raise UsageError(
+            "expected an eager module, got an exported program", todo="give the module it was made of"
+        )
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"expected a torch.nn.Module, got {kind}")
+    if isinstance(getattr(model, "_orig_mod", None), nn.Module):
+        raise UsageError(
+            "expected an eager module, got a compiled one", todo="give model._orig_mod, compile the result"
+        )
+
+
+def module_sites(model: nn.Module) -> tuple[Site, ...]:
+    """A site for every module that holds running statistics, found without running the model."""
+    found = ((paths[0], _facts(module, paths)) for module, paths in _paths(model))
+    return tuple(
+        Site(path, path, f.kind, f.channels, f.eps, f.momentum, f.batches)
+        for path, f in found
+        if f.statistics
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, cut to a length that fits a screen."""
+    text = str(error).strip().splitlines()
+    return text[0][:200] if text else "no message"
+
+
+def _paths(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+    paths: dict[int, list[str]] = {}
+    modules: dict[int, nn.Module] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
+        modules[id(module)] = module
+    for key, module in modules.items():
+        yield module, tuple(paths[key])
+
+
+def _facts(module: nn.Module, paths: tuple[str, ...]) -> ModuleFacts:
+    mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+    statistics = isinstance(mean, Tensor) and isinstance(var, Tensor)
+    batches = getattr(module, "num_batches_tracked", None)
+    momentum = getattr(module, "momentum", None)
+    return ModuleFacts(
+        paths=paths,
+        kind=type(module).__name__,
+        hooks=tuple(words for name, words in _HOOKS.items() if _registered(module, name)),
+        parametrised=frozenset(_parametrised(module)),
+        accepts=frozenset(n for n, p in module._parameters.items() if p is None and _mentions(module, n)),
+        statistics=statistics,
+        channels=mean.numel() if isinstance(mean, Tensor) else 0,
+        eps=float(getattr(module, "eps", 0.0)) if statistics else 0.0,
+        momentum=momentum if statistics and isinstance(momentum, float) else None,
+        batches=int(batches) if isinstance(batches, Tensor) and batches.numel() == 1 else None,
+    )
+
+
+def _registered(module: nn.Module, name: str) -> list[object]:
+    """The hooks of one kind, without those by which torch computes a normalised weight."""
+    hooks = getattr(module, name, None) or {}
+    ours = (WeightNorm, SpectralNorm)
+    return [
+        h
+        for h in hooks.values()
+        if not isinstance(h, ours) and not type(h).__name__.startswith("SpectralNorm")
+    ]
+
+
+def _parametrised(module: nn.Module) -> Iterator[str]:
+    if parametrize.is_parametrized(module):
+        yield from module.parametrizations  # type: ignore[misc]
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            yield hook.name
+
+
+def _mentions(module: nn.Module, name: str) -> bool:
+    """Whether the forward that runs reads ``self.<name>``, as far as its code tells; ``super()`` is followed."""
+    if "forward" in vars(module):
+        return False  # somebody has put another one on the instance
+    for base in type(module).__mro__:
+        forward = vars(base).get("forward")
+        code = getattr(forward, "__code__", None)
+        if code is None:
+            continue
+        if name in code.co_names:
+            return True
+        if "super" not in code.co_names:
+            return False
+    return False
+
+
+def _sees(module: nn.Module) -> frozenset[str]:
+    seen = set()
+    if any(_registered(module, h) for h in ("_forward_pre_hooks", "_backward_pre_hooks")):
+        seen.add("inputs")
+    if any(_registered(module, h) for h in ("_forward_hooks", "_backward_hooks")):
+        seen.update(("inputs", "outputs"))
+    return frozenset(seen)
+
+
+def _unsound(model: nn.Module) -> dict[str, str]:
+    """Tensors beside running statistics that no number can come from, with one look at the device."""
+    keys: list[tuple[str, str]] = []
+    flags: list[Tensor] = []
+    for path, module in model.named_modules():
+        var = getattr(module, "running_var", None)
+        if not isinstance(var, Tensor):
+            continue
+        eps = float(getattr(module, "eps", 0.0))
+        for name in ("running_mean", "running_var", "weight", "bias"):
+            tensor = getattr(module, name, None)
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                keys.append((f"{path}.{name}" if path else name, "is not finite"))
+                flags.append(tensor.detach().isfinite().all().cpu())
+        keys.append((f"{path}.running_var" if path else "running_var", "is negative"))
+        flags.append((var.detach() + eps > 0).all().cpu())
+    sound = torch.stack(flags).tolist() if flags else []
+    return {key: why for (key, why), good in zip(keys, sound, strict=True) if not good}
+
+
+def _notes(trace: Trace) -> tuple[str, ...]:
+    if not trace.branches:
+        return ()
+    where = sorted({owner or "the model" for owner in trace.branches})
+    return (
+        f"control flow may depend on data (in {', '.join(where)}): only the path of these inputs was seen",
+    )

@@ -1,0 +1,48 @@
+"""From a model and an example to a plan and its tensors: capture, find, compute."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bntools.core.capture import capture, check_eager, fingerprint, module_sites
+from bntools.core.compute import fold_tensors
+from bntools.core.example import Example
+from bntools.core.find import find_folds
+from bntools.core.plan import Plan, Reason, Refusal
+from bntools.errors import CaptureError
+
+
+def plan_folds(model: nn.Module, example: Example, *, bake: bool = False) -> tuple[Plan, dict[str, Tensor]]:
+    """Decide every BatchNorm of a model, and compute the tensors of those that fold.
+
+    Args:
+        model: an eager module, in the mode in which it will be used; it is only read and run.
+        example: what to run it on. If it does not run, every BatchNorm is refused.
+        bake: whether hosts with a parametrised weight may be made plain.
+
+    Returns:
+        the plan, and the new tensors by key.
+
+    Raises:
+        UsageError: if *model* is no eager module.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.BatchNorm1d(3)).eval()
+        >>> plan, _ = plan_folds(net, Example((torch.ones(2, 4),)))
+        >>> plan.refusals[0].detail
+        'relu in 1 stands in front of it'
+    """
+    check_eager(model)
+    try:
+        captured = capture(model, example)
+    except CaptureError as error:
+        refusals = tuple(Refusal(s, Reason.NOT_CAPTURED, error.message) for s in module_sites(model))
+        return Plan("fold", (), refusals, fingerprint(model)), {}
+    plan = find_folds(captured, bake=bake)
+    tensors, overflowing = fold_tensors(model, plan)
+    if overflowing:
+        refuse = dict.fromkeys(overflowing, (Reason.OVERFLOW, "the folded weights overflow their type"))
+        plan = find_folds(captured, bake=bake, refuse=refuse)
+        tensors, _ = fold_tensors(model, plan)
+    return plan, tensors

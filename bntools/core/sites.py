@@ -1,0 +1,186 @@
+"""Find the BatchNorms in a capture: every call of one, and every one that no call reached."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bntools.core.affine import ACTIVATIONS
+from bntools.core.calls import Call, Capture, ModuleCall, Stored, Value
+from bntools.core.plan import Part, Reason, Refusal, Site
+
+_TRAINING = {"batch_norm": "training", "instance_norm": "use_input_stats"}
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """A site with its call: what `bntools.core.find` works on.
+
+    Args:
+        site: how it is named in a plan.
+        call: the operator.
+        paths: of the module that owns the call, all of them; none if it has no module.
+        keeps: what that module does behind the operator.
+        refusal: why it cannot be folded whatever stands around it, or None.
+    """
+
+    site: Site
+    call: Call
+    paths: tuple[str, ...] = ()
+    keeps: tuple[Part, ...] = ()
+    refusal: Refusal | None = None
+
+    @property
+    def maps(self) -> tuple[object, ...]:
+        """Two BatchNorms with equal *maps* compute the same ``y = s·x + t``."""
+        tensors = (self.call.args.get(n) for n in ("weight", "bias", "running_mean", "running_var"))
+        return (*(t.keys if isinstance(t, Stored) else None for t in tensors), self.call.args["eps"])
+
+
+def find_sites(capture: Capture) -> tuple[tuple[BatchNorm, ...], tuple[Refusal, ...]]:
+    """All sites of a capture, in order of execution, and the refusals of modules that no call reached."""
+    names: Counter[str] = Counter()
+    index = _Index(capture)
+    calls = [c for c in capture.calls if c.op in _TRAINING and not _is_no_site(c, capture)]
+    found = tuple(_site(call, capture, names, index) for call in calls)
+    return found, _unanswered(capture, found)
+
+
+class _Index:
+    """Calls by their place, module calls by path and by the path of their parent."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.calls = {c.index: c for c in capture.calls}
+        self.modules: dict[str, list[ModuleCall]] = defaultdict(list)
+        self.children: dict[str | None, list[ModuleCall]] = defaultdict(list)
+        for module in capture.modules:
+            self.modules[module.path].append(module)
+            self.children[_parent(module.path)].append(module)
+
+
+def _is_no_site(call: Call, capture: Capture) -> bool:
+    x, mean = call.args["input"], call.args["running_mean"]
+    if call.op == "instance_norm":  # by a sample's own statistics it is no BatchNorm
+        return bool(call.args["use_input_stats"]) or mean is None
+    # A weight-standardised convolution normalises its weight by the operator's batch statistics.
+    return mean is None and x.memory not in capture.varying
+
+
+def _site(call: Call, capture: Capture, names: Counter[str], index: _Index) -> BatchNorm:
+    mean = call.args["running_mean"]
+    facts = capture.facts.get(call.owner)
+    own = facts is not None and (
+        any(k == _join(p, "running_mean") for k in getattr(mean, "keys", ()) for p in facts.paths)
+        or (mean is None and facts.kind.rpartition(".")[2].startswith(("BatchNorm", "SyncBatchNorm")))
+    )
+    path = call.owner if own else None
+    stem = path if path is not None else f"{call.owner or 'model'}:{call.op}"
+    names[stem] += 1
+    site = Site(
+        name=stem if names[stem] == 1 else f"{stem}#{names[stem]}",
+        module=path,
+        kind=facts.kind if facts and own else call.op,
+        channels=call.args["input"].shape[1] if len(call.args["input"].shape) > 1 else 0,
+        eps=float(call.args["eps"]),
+        momentum=facts.momentum if facts and own else None,
+        batches=facts.batches if facts and own else None,
+        at=call.index,
+    )
+    keeps: tuple[Part, ...] = ()
+    refusal = _unfit(site, call, capture)
+    if refusal is None and path is not None:
+        kept = _keeps(call, index)
+        keeps = kept if isinstance(kept, tuple) else ()
+        refusal = Refusal(site, Reason.SUBCLASS, kept) if isinstance(kept, str) else None
+    return BatchNorm(site, call, facts.paths if facts and own else (), keeps, refusal)
+
+
+def _unfit(site: Site, call: Call, capture: Capture) -> Refusal | None:
+    """Why the call could not be folded into anything."""
+    if call.args["running_mean"] is None or call.args["running_var"] is None:
+        return Refusal(site, Reason.NO_STATISTICS, "it has no running statistics")
+    if call.args[_TRAINING[call.op]]:
+        return Refusal(site, Reason.TRAINING, "it ran in training mode")
+    tensors = [call.args[n] for n in ("weight", "bias", "running_mean", "running_var")]
+    if any(isinstance(t, Value) for t in tensors):
+        return Refusal(site, Reason.COMPUTED_WEIGHT, "its parameters are computed at every call")
+    for tensor in tensors:
+        for key in getattr(tensor, "keys", ()):
+            if key in capture.unsound:
+                return Refusal(site, Reason.BAD_STATISTICS, f"{key} {capture.unsound[key]}")
+    if site.module is None:
+        return Refusal(
+            site, Reason.NO_MODULE, f"the operator is called in {call.owner or 'the model'} itself"
+        )
+    hooks = capture.facts[site.module].hooks
+    if hooks:
+        return Refusal(site, Reason.HOOKED, f"{site.module} has {' and '.join(hooks)}")
+    return None
+
+
+def _keeps(call: Call, known: _Index) -> tuple[Part, ...] | str:
+    """What the module does behind its BatchNorm, as parts in a row; a sentence if it is no row."""
+    module = next((m for m in known.modules[call.owner] if m.start <= call.index < m.end), None)
+    if module is None or len(module.outputs) != 1:
+        return "its module returns something else than one tensor"
+    if len(module.inputs) != 1 or module.inputs[0].id != call.args["input"].id:
+        return "its module changes the input before it normalises"
+    parts: list[Part] = []
+    now, index = call.outputs[0], call.index + 1
+    children = [m for m in known.children[module.path] if module.start <= m.start and m.end <= module.end]
+    while now.id != module.outputs[0].id or index < module.end:
+        child = next(
+            (m for m in children if m.start == index and m.inputs == (now,) and len(m.outputs) == 1), None
+        )
+        step = known.calls.get(index) if index < module.end else None
+        if child is not None:
+            children.remove(child)
+            if child.outputs != child.inputs:  # else it is an Identity
+                parts.append(Part(child.path.rpartition(".")[2]))
+            now, index = child.outputs[0], child.end
+        elif (
+            step is not None
+            and step.owner == module.path
+            and step.op in ACTIVATIONS
+            and _reads_only(step, now)
+        ):
+            name, args = ACTIVATIONS[step.op]
+            now, index = step.outputs[0], index + 1
+            parts.append(Part(f"act{len(parts)}", name, tuple(step.args[a] for a in args)))
+        else:
+            return f"{module.path} also runs {step.op if step else 'something else'} behind it"
+    return tuple(parts)
+
+
+def _reads_only(call: Call, value: Value) -> bool:
+    return [r for r in call.reads() if isinstance(r, Value)] == [value] == [call.args["self"]]
+
+
+def _unanswered(capture: Capture, found: Sequence[BatchNorm]) -> tuple[Refusal, ...]:
+    """Modules with running statistics that have no site: not reached, or computing in a way of their own."""
+    answered = {bn.site.module for bn in found}
+    answered.update(c.owner for c in capture.calls if c.op == "instance_norm")
+    # A BatchNorm may be read by another module's functional call.
+    read = {k for bn in found for k in getattr(bn.call.args["running_mean"], "keys", ())}
+    called = {m.path for m in capture.modules}
+    refusals = []
+    for path, facts in capture.facts.items():
+        if not facts.statistics or path in answered or _join(path, "running_mean") in read:
+            continue
+        site = Site(path, path, facts.kind, facts.channels, facts.eps, facts.momentum, facts.batches)
+        if path not in called:
+            refusals.append(Refusal(site, Reason.UNREACHED, "no call reached it on these inputs"))
+        else:
+            refusals.append(
+                Refusal(site, Reason.UNRECOGNISED, f"{facts.kind} normalises in a way of its own")
+            )
+    return tuple(refusals)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _parent(path: str) -> str | None:
+    return path.rpartition(".")[0] if path else None

@@ -1,0 +1,197 @@
+"""Write down every operator of one run. What comes out is only data: see `bntools.core.calls`."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from bntools.core.calls import Call, ModuleCall, Stored, Value
+
+# A tensor's content becomes a Python number here, and with it perhaps a branch.
+_TO_PYTHON = frozenset({"_local_scalar_dense", "item", "is_nonzero", "equal", "allclose"})
+# Their schemas do not say that they write the running statistics.
+_WRITES_STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
+
+
+class Trace(TorchDispatchMode):
+    """Records the operators that run while it is active.
+
+    Below autograd, composite operators arrive whole, since nothing above this mode takes them apart;
+    what they are made of runs inside and is not seen.
+
+    Args:
+        model: the module whose parameters, buffers and modules are told apart.
+        sees: for a module, the kinds of values its hooks see: any of ``inputs`` and ``outputs``.
+    """
+
+    def __init__(self, model: nn.Module, sees: Callable[[nn.Module], frozenset[str]]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Call] = []
+        self.modules: list[ModuleCall] = []
+        self.varying: set[int] = set()
+        self.outside: dict[int, list[str]] = {}
+        self.branches: list[str] = []
+        self._sees = sees
+        self._values: Any = WeakTensorKeyDictionary()
+        # The weak references keep the addresses of storages from being used again, so that they are names.
+        self._storages: dict[int, tuple[int, StorageWeakRef]] = {}
+        self._memories = 0
+        self._ids = 0
+        self._paths: dict[int, str] = {}
+        for path, module in model.named_modules():
+            self._paths.setdefault(id(module), path)
+        self._stack: list[tuple[nn.Module, str, int, tuple[Value, ...]]] = []
+        self._stored = self._join(model)
+
+    def _join(self, model: nn.Module) -> dict[int, Stored]:
+        keys: dict[int, list[str]] = {}
+        tensors: dict[int, Tensor] = {}
+        for named in (model.named_parameters, model.named_buffers):
+            for key, tensor in named(remove_duplicate=False):
+                keys.setdefault(id(tensor), []).append(key)
+                tensors[id(tensor)] = tensor
+        return {
+            i: Stored(tuple(keys[i]), tuple(t.shape), self._memory(t), str(t.dtype)[6:])
+            for i, t in tensors.items()
+        }
+
+    def run(self, model: nn.Module, call: Callable[[nn.Module], Any], inputs: list[Tensor]) -> None:
+        """Run *call* on *model* and record it; *inputs* are the tensors that the call brings."""
+        brought = {self._value(tensor).memory for tensor in inputs}
+        self.varying |= brought
+        with self._module_hooks(), torch._C._AutoDispatchBelowAutograd(), self:
+            result = call(model)
+        for leaf in pytree.tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._show(self._value(leaf), "output")
+        leaf = result = None
+        known = brought | self.outside.keys()
+        if self._alive(known):
+            gc.collect()  # a frame in a cycle is nobody who looks
+        for value in self._alive(known):
+            self._show(value, "kept")
+
+    def _alive(self, known: set[int]) -> list[Value]:
+        """What of the inputs' consequences still exists, although nobody got it returned."""
+        return [v for v in self._values.values() if v.memory in self.varying and v.memory not in known]
+
+    def _show(self, value: Value, to: str) -> None:
+        seen = self.outside.setdefault(value.memory, [])
+        if to not in seen:
+            seen.append(to)
+
+    # Operators
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        schema = func._schema
+        named = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+        named.update(zip((a.name for a in schema.arguments), args, strict=False))
+        named.update(kwargs)
+        op = schema.name.removeprefix("aten::")
+        read = {name: self._refer(value) for name, value in named.items()}
+        writes = {a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write}
+        if named.get(_WRITES_STATISTICS.get(op, "")):
+            writes |= {"running_mean", "running_var"}
+        written = frozenset(r.memory for name in writes for r in _flat(read.get(name)))
+
+        varies = any(r.memory in self.varying for value in read.values() for r in _flat(value))
+        if varies and op in _TO_PYTHON:
+            self.branches.append(self._owner)
+        out = func(*args, **kwargs)
+        outputs = tuple(self._value(t, fresh=True) for t in pytree.tree_leaves(out) if isinstance(t, Tensor))
+        if varies:
+            self.varying.update(v.memory for v in outputs)
+            self.varying.update(written)
+        self.calls.append(Call(len(self.calls), op, read, outputs, written, self._owner))
+        return out
+
+    @property
+    def _owner(self) -> str:
+        return self._stack[-1][1] if self._stack else ""
+
+    def _refer(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._stored.get(id(value)) or self._value(value)
+        if isinstance(value, list | tuple):
+            return tuple(self._refer(v) for v in value)
+        return value
+
+    def _value(self, tensor: Tensor, *, fresh: bool = False) -> Value:
+        """The value that *tensor* holds now; *fresh* if an operator has just made or changed it."""
+        value: Value | None = None if fresh else self._values.get(tensor)
+        if value is None:
+            value = Value(self._ids, tuple(tensor.shape), self._memory(tensor), str(tensor.dtype)[6:])
+            self._ids += 1
+            self._values[tensor] = value
+        return value
+
+    def _memory(self, tensor: Tensor) -> int:
+        try:
+            storage = StorageWeakRef(tensor.untyped_storage())
+        except (NotImplementedError, RuntimeError):  # sparse and the like have none
+            self._memories += 1
+            return self._memories
+        if storage.cdata not in self._storages:
+            self._memories += 1
+            self._storages[storage.cdata] = (self._memories, storage)
+        return self._storages[storage.cdata][0]
+
+    # Modules
+
+    @contextmanager
+    def _module_hooks(self) -> Iterator[None]:
+        before = register_module_forward_pre_hook(self._enter)
+        after = register_module_forward_hook(self._leave, with_kwargs=True, always_call=True)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+            self._stack.clear()
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        path = self._paths.get(id(module))
+        if path is None:  # made on the fly: its operators belong to the module that made it
+            return
+        inputs = self._tensors(args)
+        self._stack.append((module, path, len(self.calls), inputs))
+        if "inputs" in self._sees(module):
+            for value in inputs:
+                self._show(value, f"a hook on {path or 'the model'}")
+
+    def _leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        *keywords, out = rest  # behind an exception torch leaves the keyword arguments out
+        kwargs = keywords[0] if keywords else {}
+        if not self._stack or self._stack[-1][0] is not module:
+            return
+        _, path, start, inputs = self._stack.pop()
+        inputs = inputs or self._tensors(kwargs)
+        outputs = self._tensors(out)
+        self.modules.append(ModuleCall(path, start, len(self.calls), inputs, outputs))
+        sees = self._sees(module)
+        seen = (*self._tensors((args, kwargs)), *outputs) if "outputs" in sees else ()
+        for value in seen:
+            self._show(value, f"a hook on {path or 'the model'}")
+
+    def _tensors(self, tree: Any) -> tuple[Value, ...]:
+        leaves = (t for t in pytree.tree_leaves(tree) if isinstance(t, Tensor) and id(t) not in self._stored)
+        return tuple(self._value(t) for t in leaves)
+
+
+def _flat(value: Any) -> Iterator[Value | Stored]:
+    if isinstance(value, Value | Stored):
+        yield value
+    elif isinstance(value, tuple):
+        for each in value:
+            yield from _flat(each)

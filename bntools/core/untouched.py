@@ -1,0 +1,61 @@
+"""Running a model without leaving a trace on it or on the process."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
+    """Run *model* inside this, with a fixed random seed and without gradients, and it is as it was.
+
+    Restored on every exit, Ctrl-C included: modes, buffers (in place, so that aliases hold), embeddings
+    that renormalise themselves, and the random state of torch, numpy and Python. Gradients are never
+    made.
+
+    Args:
+        model: the module that is run.
+        seed: what the random state starts from, so that two runs draw the same numbers.
+
+    Example:
+        >>> layer = nn.BatchNorm1d(2)
+        >>> with untouched(layer):
+        ...     _ = layer(torch.ones(4, 2))
+        >>> layer.running_mean.tolist()
+        [0.0, 0.0]
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    written = [(tensor, tensor.detach().clone(), tensor._version, sly) for tensor, sly in _writable(model)]
+    devices = {t.device.index for t in model.parameters() if t.device.type == "cuda"}
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for tensor, saved, version, sly in written:
+                if sly or tensor._version != version:
+                    tensor.copy_(saved)
+
+
+def _writable(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
+    """The tensors that a forward may write to, and whether it would do so without counting a version."""
+    for module in model.modules():
+        # The batch-norm operator writes its running statistics behind autograd's back.
+        sly = module.training and hasattr(module, "running_mean")
+        yield from ((b, sly) for b in module.buffers(recurse=False) if not b.is_inference())
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            yield module.weight, False

@@ -1,0 +1,1 @@
+"""One capability a file. A verb imports core, never another verb."""

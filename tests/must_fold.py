@@ -1,0 +1,475 @@
+"""Small networks in which BatchNorms must fold: each is a builder, an input, and how many sites fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, what it is called with, and the number of sites that must fold.
+
+    `stay` is the number that must be refused beside them.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    inputs: Any
+    fold: int
+    stay: int = 0
+    bake: bool = False
+
+
+def sequential(*layers: Any) -> Callable[[], nn.Module]:
+    """A builder of ``nn.Sequential``: each layer is a builder or a module without weights."""
+    return lambda: nn.Sequential(
+        *(layer() if callable(layer) and not isinstance(layer, nn.Module) else layer for layer in layers)
+    )
+
+
+class Apply(nn.Module):
+    """Children by keyword, and the forward as a function of the module and its inputs."""
+
+    def __init__(self, forward: Callable[..., Any], **children: nn.Module) -> None:
+        super().__init__()
+        self._forward = forward
+        for name, child in children.items():
+            self.add_module(name, child)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._forward(self, *args, **kwargs)
+
+
+def x(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+class FrozenBatchNorm(nn.Module):
+    """The arithmetic that detectron2, DETR and torchvision spell out."""
+
+    def __init__(self, channels: int, eps: float = 1e-3) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, v: Tensor) -> Tensor:
+        scale = self.weight.reshape(1, -1, 1, 1) * (self.running_var.reshape(1, -1, 1, 1) + self.eps).rsqrt()
+        bias = self.bias.reshape(1, -1, 1, 1) - self.running_mean.reshape(1, -1, 1, 1) * scale
+        return v * scale + bias
+
+
+class BatchNormReLU(nn.BatchNorm2d):
+    """A subclass with an activation as a function."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return F.leaky_relu(super().forward(v), 0.3)
+
+
+class BatchNormAct(nn.BatchNorm2d):
+    """A subclass with an activation as a child, as timm has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop = nn.Identity()
+        self.act = nn.PReLU(init=0.1)
+
+    def forward(self, v: Tensor) -> Tensor:
+        v = F.batch_norm(v, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps)
+        return self.act(self.drop(v))
+
+
+class SamePad(nn.Conv2d):
+    """A convolution whose forward is its own and uses its bias."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return F.conv2d(F.pad(v, (0, 1, 0, 1)), self.weight, self.bias, self.stride)
+
+
+def _pairs() -> nn.Module:
+    """A convolution and its BatchNorm, both called twice: one weight, the same map."""
+    return Apply(
+        lambda m, v: m.bn(m.conv(v)) + m.bn(m.conv(v * 2)), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)
+    )
+
+
+def _one_bn_two_convs() -> nn.Module:
+    return Apply(
+        lambda m, v: m.bn(m.a(v)) + m.bn(m.b(v)),
+        a=nn.Conv2d(3, 4, 3),
+        b=nn.Conv2d(3, 4, 3, bias=False),
+        bn=nn.BatchNorm2d(4),
+    )
+
+
+def _tied_weight_same_bn() -> nn.Module:
+    a, b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    b.weight = a.weight
+    return Apply(lambda m, v: m.bn(m.a(v)) - m.bn(m.b(v)), a=a, b=b, bn=nn.BatchNorm2d(4))
+
+
+def _aliased() -> nn.Module:
+    conv, bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    return Apply(lambda m, v: m.again(m.twin(v)) + m.bn(m.conv(v)), conv=conv, twin=conv, bn=bn, again=bn)
+
+
+def _frozen_in_training() -> nn.Module:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).train()
+    net[1].eval()
+    return net
+
+
+def _control_flow() -> nn.Module:
+    def forward(m: Any, v: Tensor) -> Tensor:
+        y = m.bn(m.conv(v))
+        return y * 2 if y.sum() > 1e9 else y
+
+    return Apply(forward, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
+
+
+def _half_head() -> nn.Module:
+    """A cast between the two."""
+    return Apply(lambda m, v: m.bn(m.fc(v).double().float()), fc=nn.Linear(6, 4), bn=nn.BatchNorm1d(4))
+
+
+CASES = [
+    # hosts
+    *(
+        Case(
+            f"{conv.__name__}-{'bias' if bias else 'no-bias'}",
+            sequential(lambda c=conv, b=bias: c(3, 5, 3, bias=b), norm(5)),
+            x(2, 3, *space),
+            1,
+        )
+        for conv, norm, space in (
+            (nn.Conv1d, lambda c: lambda: nn.BatchNorm1d(c), (9,)),
+            (nn.Conv2d, lambda c: lambda: nn.BatchNorm2d(c), (7, 6)),
+            (nn.Conv3d, lambda c: lambda: nn.BatchNorm3d(c), (5, 6, 4)),
+        )
+        for bias in (True, False)
+    ),
+    Case("square-conv", sequential(lambda: nn.Conv2d(4, 4, 3), lambda: nn.BatchNorm2d(4)), x(4, 4, 6, 4), 1),
+    Case(
+        "grouped-conv",
+        sequential(lambda: nn.Conv2d(4, 6, 3, groups=2), lambda: nn.BatchNorm2d(6)),
+        x(2, 4, 6, 5),
+        1,
+    ),
+    Case(
+        "depthwise-conv",
+        sequential(lambda: nn.Conv2d(4, 8, 3, groups=4, padding=1), lambda: nn.BatchNorm2d(8)),
+        x(2, 4, 6, 5),
+        1,
+    ),
+    Case(
+        "padded-conv",
+        sequential(
+            lambda: nn.Conv2d(3, 4, 3, padding="same", padding_mode="reflect"), lambda: nn.BatchNorm2d(4)
+        ),
+        x(2, 3, 6, 5),
+        1,
+    ),
+    *(
+        Case(
+            f"transposed-{i}-{o}-groups-{g}-{'bias' if bias else 'no-bias'}",
+            sequential(
+                lambda i=i, o=o, g=g, b=bias: nn.ConvTranspose2d(i, o, 3, stride=2, groups=g, bias=b),
+                lambda o=o: nn.BatchNorm2d(o),
+            ),
+            x(2, i, 5, 4),
+            1,
+        )
+        for i, o, g in ((3, 5, 1), (4, 4, 1), (4, 6, 2), (4, 4, 2), (4, 4, 4), (4, 8, 4), (6, 2, 2))
+        for bias in (True, False)
+    ),
+    Case(
+        "transposed-1d",
+        sequential(lambda: nn.ConvTranspose1d(4, 6, 3, groups=2), lambda: nn.BatchNorm1d(6)),
+        x(2, 4, 7),
+        1,
+    ),
+    Case(
+        "transposed-3d",
+        sequential(lambda: nn.ConvTranspose3d(4, 6, 2, groups=2), lambda: nn.BatchNorm3d(6)),
+        x(2, 4, 3, 4, 3),
+        1,
+    ),
+    Case("linear", sequential(lambda: nn.Linear(6, 4), lambda: nn.BatchNorm1d(4)), x(5, 6), 1),
+    Case(
+        "linear-no-bias",
+        sequential(lambda: nn.Linear(4, 4, bias=False), lambda: nn.BatchNorm1d(4)),
+        x(4, 4),
+        1,
+    ),
+    Case(
+        "linear-transposed",
+        lambda: Apply(lambda m, v: m.bn(m.fc(v).transpose(1, 2)), fc=nn.Linear(6, 4), bn=nn.BatchNorm1d(4)),
+        x(2, 4, 6),
+        1,
+    ),
+    Case(
+        "linear-permuted",
+        lambda: Apply(
+            lambda m, v: m.bn(m.fc(v).permute(0, 3, 1, 2)), fc=nn.Linear(6, 4), bn=nn.BatchNorm2d(4)
+        ),
+        x(2, 4, 4, 6),
+        1,
+    ),
+    Case(
+        "linear-flattened-as-in-levit",
+        lambda: Apply(
+            lambda m, v: m.bn((y := m.fc(v)).flatten(0, 1)).reshape_as(y),
+            fc=nn.Linear(6, 4, bias=False),
+            bn=nn.BatchNorm1d(4),
+        ),
+        x(2, 4, 6),
+        1,
+    ),
+    Case(
+        "channels-by-another-way-back",
+        lambda: Apply(
+            lambda m, v: m.bn(m.conv(v).flatten(2).movedim(1, -1).reshape(-1, 5)),
+            conv=nn.Conv2d(3, 5, 3),
+            bn=nn.BatchNorm1d(5),
+        ),
+        x(2, 3, 5, 7),
+        1,
+    ),
+    Case(
+        "embedding",
+        lambda: Apply(
+            lambda m, v: m.bn(m.table(v).transpose(1, 2)),
+            table=nn.Embedding(9, 4, padding_idx=0),
+            bn=nn.BatchNorm1d(4),
+        ),
+        torch.tensor([[0, 3, 1, 5], [2, 0, 8, 7]]),
+        1,
+    ),
+    Case("group-norm", sequential(lambda: nn.GroupNorm(2, 4), lambda: nn.BatchNorm2d(4)), x(2, 4, 5, 5), 1),
+    Case(
+        "layer-norm",
+        lambda: Apply(lambda m, v: m.bn(m.ln(v).transpose(1, 2)), ln=nn.LayerNorm(4), bn=nn.BatchNorm1d(4)),
+        x(2, 4, 4),
+        1,
+    ),
+    Case(
+        "own-forward",
+        sequential(lambda: SamePad(3, 4, 2, bias=False), lambda: nn.BatchNorm2d(4)),
+        x(2, 3, 5, 5),
+        1,
+    ),
+    # another BatchNorm
+    Case(
+        "conv-bn-bn",
+        sequential(
+            lambda: nn.Conv2d(3, 4, 3), lambda: nn.BatchNorm2d(4), lambda: nn.BatchNorm2d(4, affine=False)
+        ),
+        x(2, 3, 6, 6),
+        2,
+    ),
+    Case(
+        "relu-bn-bn",
+        sequential(nn.ReLU(), lambda: nn.BatchNorm2d(3), lambda: nn.BatchNorm2d(3)),
+        x(2, 3, 6, 6),
+        1,
+        stay=1,
+    ),
+    Case(
+        "relu-bn-bn-without-affine",
+        sequential(nn.ReLU(), lambda: nn.BatchNorm2d(3, affine=False), lambda: nn.BatchNorm2d(3)),
+        x(2, 3, 6, 6),
+        1,
+        stay=1,
+    ),
+    Case(
+        "bn-twice-in-a-row",
+        lambda: Apply(lambda m, v: m.bn(m.bn(m.conv(v))), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)),
+        x(2, 3, 6, 6),
+        2,
+    ),
+    # the BatchNorm
+    Case(
+        "no-affine",
+        sequential(lambda: nn.Conv2d(3, 4, 3), lambda: nn.BatchNorm2d(4, affine=False)),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case("bn-no-bias", sequential(lambda: nn.Conv2d(3, 4, 3), lambda: _without_bias()), x(2, 3, 6, 6), 1),
+    Case(
+        "large-eps",
+        sequential(lambda: nn.Conv2d(3, 4, 3), lambda: nn.BatchNorm2d(4, eps=0.5)),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case("sync-bn", sequential(lambda: nn.Conv2d(3, 4, 3), lambda: nn.SyncBatchNorm(4)), x(2, 3, 6, 6), 1),
+    Case(
+        "instance-norm-that-tracks",
+        sequential(
+            lambda: nn.Conv2d(3, 4, 3), lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "frozen-bn",
+        sequential(lambda: nn.Conv2d(3, 4, 3, bias=False), lambda: FrozenBatchNorm(4)),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "bn-behind-frozen-bn",
+        sequential(nn.ReLU(), lambda: FrozenBatchNorm(3), lambda: nn.BatchNorm2d(3)),
+        x(2, 3, 6, 6),
+        1,
+        stay=1,
+    ),
+    Case(
+        "subclass-with-act-child",
+        sequential(lambda: nn.Conv2d(3, 4, 3), lambda: BatchNormAct(4)),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "subclass-with-act-function",
+        sequential(lambda: nn.Conv2d(3, 4, 3), lambda: BatchNormReLU(4)),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case("frozen-bn-in-training-model", _frozen_in_training, x(2, 3, 6, 6), 1),
+    # between them
+    Case(
+        "identity-dropout-contiguous",
+        sequential(
+            lambda: nn.Conv2d(3, 4, 3),
+            nn.Identity(),
+            nn.Dropout(0.5),
+            nn.Dropout2d(0.5),
+            lambda: Apply(lambda m, v: v.contiguous().clone()),
+            lambda: nn.BatchNorm2d(4),
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case("cast", _half_head, x(5, 6), 1),
+    Case(
+        "squeeze",
+        lambda: Apply(
+            lambda m, v: m.bn(m.conv(v).mul(1).squeeze(-1) if False else m.conv(v).squeeze(-1)),
+            conv=nn.Conv2d(3, 4, (3, 1)),
+            bn=nn.BatchNorm1d(4),
+        ),
+        x(2, 3, 6, 1),
+        1,
+    ),
+    Case(
+        "flatten-of-one-pixel",
+        sequential(lambda: nn.Conv2d(3, 4, 5), nn.Flatten(), lambda: nn.BatchNorm1d(4)),
+        x(2, 3, 5, 5),
+        1,
+    ),
+    # how they are called
+    Case(
+        "by-keyword",
+        lambda: Apply(
+            lambda m, v: m.bn(input=m.conv(input=v)), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "functional-conv",
+        lambda: Apply(
+            lambda m, v: m.bn(F.conv2d(v, m.conv.weight, m.conv.bias)),
+            conv=nn.Conv2d(3, 4, 3),
+            bn=nn.BatchNorm2d(4),
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "dict-in-and-out",
+        lambda: Apply(
+            lambda m, batch: {"y": m.bn(m.conv(batch["image"]))},
+            conv=nn.Conv2d(3, 4, 3),
+            bn=nn.BatchNorm2d(4),
+        ),
+        ({"image": x(2, 3, 6, 6)},),
+        1,
+    ),
+    Case(
+        "keyword-inputs",
+        lambda: Apply(
+            lambda m, *, image, scale: m.bn(m.conv(image)) * scale,
+            conv=nn.Conv2d(3, 4, 3),
+            bn=nn.BatchNorm2d(4),
+        ),
+        {"image": x(2, 3, 6, 6), "scale": torch.tensor([[[[2.0]]]] * 2)},
+        1,
+    ),
+    Case(
+        "data-parallel",
+        lambda: nn.DataParallel(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case("control-flow-on-data", _control_flow, x(2, 3, 6, 6), 1),
+    Case("pair-called-twice", _pairs, x(2, 3, 6, 6), 2),
+    Case("one-bn-for-two-convs", _one_bn_two_convs, x(2, 3, 6, 6), 2),
+    Case("tied-weight-same-bn", _tied_weight_same_bn, x(2, 3, 6, 6), 2),
+    Case("aliases", _aliased, x(2, 3, 6, 6), 2),
+    # parametrised hosts, baked
+    Case(
+        "weight-norm-old-baked",
+        sequential(lambda: _quiet_weight_norm(nn.Conv2d(3, 4, 3)), lambda: nn.BatchNorm2d(4)),
+        x(2, 3, 6, 6),
+        1,
+        bake=True,
+    ),
+    Case(
+        "weight-norm-baked",
+        sequential(
+            lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), lambda: nn.BatchNorm2d(4)
+        ),
+        x(2, 3, 6, 6),
+        1,
+        bake=True,
+    ),
+    Case(
+        "spectral-norm-old-baked",
+        sequential(lambda: nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)), lambda: nn.BatchNorm2d(4)),
+        x(2, 3, 6, 6),
+        1,
+        bake=True,
+    ),
+    Case(
+        "spectral-norm-baked",
+        sequential(
+            lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(6, 4)), lambda: nn.BatchNorm1d(4)
+        ),
+        x(5, 6),
+        1,
+        bake=True,
+    ),
+]
+
+
+def _without_bias() -> nn.Module:
+    bn = nn.BatchNorm2d(4)
+    bn.bias = None
+    return bn
+
+
+def _quiet_weight_norm(module: nn.Module) -> nn.Module:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(module)

@@ -1,0 +1,333 @@
+"""Small networks in which a BatchNorm must stay: each with the reason that must be given, site by site.
+
+Almost all are one step away from a case in must_fold.py: the step is what makes a fold wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bntools.core.plan import Reason
+from tests.must_fold import Apply, BatchNormAct, x
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, what it is called with, and the reason for each site that must be refused.
+
+    `fold` names the sites that must fold beside them.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    refuse: dict[str, Reason]
+    inputs: Any = field(default_factory=lambda: x(2, 3, 6, 6))
+    fold: tuple[str, ...] = ()
+    train: bool = False
+
+
+def pair(forward: Callable[..., Any], **children: nn.Module) -> Callable[[], nn.Module]:
+    """A convolution of 3 to 4 channels and a BatchNorm, called by *forward*."""
+    return lambda: Apply(forward, **{"conv": nn.Conv2d(3, 4, 3), "bn": nn.BatchNorm2d(4), **children})
+
+
+class Doubling(nn.BatchNorm2d):
+    """A subclass that does something besides which is no known activation."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return super().forward(v) * 2
+
+
+class Shifting(nn.BatchNorm2d):
+    """A subclass that changes its input first."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return super().forward(v + 1)
+
+
+class OwnArithmetic(nn.Module):
+    """Running statistics, used in a way that is no BatchNorm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = self.bias = None
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v * self.running_var.view(1, -1, 1, 1).sigmoid() + self.running_mean.view(1, -1, 1, 1)
+
+
+class Standardised(nn.Conv2d):
+    """A weight-standardised convolution: its batch_norm on the weight is no site."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        w = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True).reshape_as(
+            self.weight
+        )
+        return F.conv2d(v, w, self.bias)
+
+
+class NoBias(nn.Conv2d):
+    """A forward that would ignore a bias."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return F.conv2d(v, self.weight)
+
+
+class Keeps(nn.Module):
+    """Remembers what its convolution returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.seen = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), []
+
+    def forward(self, v: Tensor) -> Tensor:
+        y = self.conv(v)
+        self.seen[:] = [y]
+        return self.bn(y)
+
+
+def _hooked(name: str, kind: str = "register_forward_hook") -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.BatchNorm2d(4))
+        getattr(net.get_submodule(name), kind)(lambda *_: None)
+        return net
+
+    return build
+
+
+def _bad(change: Callable[[nn.BatchNorm2d], Any]) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        net.after_seasoning = lambda: change(net[1])
+        return net
+
+    return build
+
+
+def _no_statistics() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+
+
+def _tied(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        a, b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        setattr(b, name, getattr(a, name))
+        return Apply(
+            lambda m, v: m.n(m.a(v)) + m.k(m.b(v)), a=a, b=b, n=nn.BatchNorm2d(4), k=nn.BatchNorm2d(4)
+        )
+
+    return build
+
+
+def _storage() -> nn.Module:
+    """Two parameters, one memory."""
+    a, b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    b.weight = nn.Parameter(a.weight.data)
+    return Apply(lambda m, v: m.n(m.a(v)) + m.b(v), a=a, b=b, n=nn.BatchNorm2d(4))
+
+
+def _output_projection() -> nn.Module:
+    def forward(m: Any, ids: Tensor) -> Tensor:
+        return F.linear(m.bn(m.table(ids).transpose(1, 2)).transpose(1, 2), m.table.weight)
+
+    return Apply(forward, table=nn.Embedding(9, 4), bn=nn.BatchNorm1d(4))
+
+
+def _shared_bn() -> nn.Module:
+    return Apply(lambda m, v: m.bn(F.relu(m.bn(m.conv(v)))), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
+
+
+def _in_place_on_view(m: Any, v: Tensor) -> Tensor:
+    y = m.conv(v)
+    y[:, :2].mul_(3)
+    return m.bn(y)
+
+
+def _in_place_after(m: Any, v: Tensor) -> Tensor:
+    y = m.conv(v)
+    z = m.bn(y)
+    y.add_(1)
+    return z
+
+
+def _functional(m: Any, v: Tensor) -> Tensor:
+    n = m.bn
+    return F.batch_norm(m.conv(v), n.running_mean, n.running_var, n.weight, n.bias, False, 0.1, n.eps)
+
+
+def _two_readers(m: Any, v: Tensor) -> Tensor:
+    y = m.conv(v)
+    return m.bn(y) + y
+
+
+def _old_weight_norm() -> nn.Module:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))
+
+
+R = Reason
+ONE = {"bn": R.BLOCKED}
+CASES = [
+    # somebody else looks
+    Case("read-elsewhere", pair(_two_readers), {"bn": R.READ_ELSEWHERE}),
+    Case(
+        "read-through-a-view",
+        pair(lambda m, v: m.bn(y := m.conv(v)) + y.flatten(2)[..., :1, None]),
+        {"bn": R.READ_ELSEWHERE},
+    ),
+    Case("read-through-data", pair(lambda m, v: m.bn(y := m.conv(v)) + y.data), {"bn": R.READ_ELSEWHERE}),
+    Case("returned", pair(lambda m, v: (m.bn(y := m.conv(v)), y)), {"bn": R.RETURNED}),
+    Case("returned-in-a-dict", pair(lambda m, v: {"a": m.bn(y := m.conv(v)), "b": [y]}), {"bn": R.RETURNED}),
+    Case("kept", Keeps, {"bn": R.RETURNED}),
+    Case("hook-on-conv", _hooked("0"), {"2": R.HOOKED}),
+    Case("hook-between", _hooked("1"), {"2": R.HOOKED}),
+    Case("hook-on-bn", _hooked("2"), {"2": R.HOOKED}),
+    Case("pre-hook-on-bn", _hooked("2", "register_forward_pre_hook"), {"2": R.HOOKED}),
+    Case("backward-hook-on-bn", _hooked("2", "register_full_backward_hook"), {"2": R.HOOKED}),
+    # a layer that serves twice
+    Case("conv-again-without-bn", pair(lambda m, v: m.bn(m.conv(v)) + m.conv(v * 2)), {"bn": R.SHARED_HOST}),
+    Case(
+        "conv-again-with-another-bn",
+        pair(lambda m, v: m.bn(m.conv(v)) + m.other(m.conv(v * 2)), other=nn.BatchNorm2d(4)),
+        {"bn": R.SHARED_HOST, "other": R.SHARED_HOST},
+    ),
+    Case(
+        "two-bns-on-one-conv",
+        pair(lambda m, v: m.bn(y := m.conv(v)) + m.other(y), other=nn.BatchNorm2d(4)),
+        {"bn": R.READ_ELSEWHERE, "other": R.READ_ELSEWHERE},
+    ),
+    Case("two-convs-one-weight", _tied("weight"), {"n": R.SHARED_HOST, "k": R.SHARED_HOST}),
+    Case("two-convs-one-bias", _tied("bias"), {"n": R.SHARED_HOST, "k": R.SHARED_HOST}),
+    Case("two-parameters-one-memory", _storage, {"n": R.SHARED_HOST}),
+    Case(
+        "embedding-and-output-projection",
+        _output_projection,
+        {"bn": R.SHARED_HOST},
+        torch.tensor([[0, 3], [2, 8]]),
+    ),
+    Case(
+        "weight-read-by-a-penalty",
+        pair(lambda m, v: m.bn(m.conv(v)) + m.conv.weight.norm()),
+        {"bn": R.SHARED_HOST},
+    ),
+    Case("bn-folds-once-only", _shared_bn, {"bn": R.SHARED_BN, "bn#2": R.BLOCKED}),
+    # the wrong axis
+    Case(
+        "linear-n-c-l-with-c-equal-l",
+        lambda: Apply(lambda m, v: m.bn(m.fc(v)), fc=nn.Linear(6, 4), bn=nn.BatchNorm1d(4)),
+        {"bn": R.OTHER_AXIS},
+        x(2, 4, 6),
+    ),
+    Case(
+        "height-becomes-the-channel",
+        pair(lambda m, v: m.bn(m.conv(v).transpose(1, 2)), conv=nn.Conv2d(3, 4, 3)),
+        {"bn": R.OTHER_AXIS},
+    ),
+    Case(
+        "permute-with-equal-sizes",
+        lambda: Apply(
+            lambda m, v: m.bn(m.fc(v).permute(0, 2, 3, 1)), fc=nn.Linear(6, 4), bn=nn.BatchNorm2d(4)
+        ),
+        {"bn": R.OTHER_AXIS},
+        x(2, 4, 4, 6),
+    ),
+    Case(
+        "reshape-mixes-channels",
+        pair(lambda m, v: m.bn(m.conv(v).reshape(2, 8, 2, 4)), bn=nn.BatchNorm2d(8)),
+        ONE,
+    ),
+    Case("flatten-to-features", pair(lambda m, v: m.bn(m.conv(v).flatten(1)), bn=nn.BatchNorm1d(64)), ONE),
+    Case(
+        "view-as-another-type", pair(lambda m, v: m.bn(m.conv(v).view(torch.int32).view(torch.float32))), ONE
+    ),
+    Case(
+        "batch-becomes-the-channel",
+        lambda: Apply(lambda m, v: m.bn(m.fc(v).t()), fc=nn.Linear(6, 4), bn=nn.BatchNorm1d(4)),
+        {"bn": R.OTHER_AXIS},
+        x(4, 6),
+    ),
+    # operators that do not carry the map
+    Case("relu", pair(lambda m, v: m.bn(F.relu(m.conv(v)))), ONE),
+    Case("relu-in-place", pair(lambda m, v: m.bn(m.conv(v).relu_())), ONE),
+    Case("zero-padding", pair(lambda m, v: m.bn(F.pad(m.conv(v), (1, 1, 1, 1)))), ONE),
+    Case(
+        "counted-padding-in-average-pooling",
+        pair(lambda m, v: m.bn(F.avg_pool2d(m.conv(v), 2, padding=1))),
+        ONE,
+    ),
+    Case("max-pooling", pair(lambda m, v: m.bn(F.max_pool2d(m.conv(v), 2))), ONE),
+    Case("active-dropout", pair(lambda m, v: m.bn(F.dropout(m.conv(v), 0.5, training=True))), ONE),
+    Case("integer-cast", pair(lambda m, v: m.bn(m.conv(v).mul(9).int().float())), ONE),
+    Case("written-into-a-view", pair(_in_place_on_view), {"bn": R.WRITTEN_IN_PLACE}),
+    Case("written-after-it-was-read", pair(_in_place_after), {"bn": R.WRITTEN_IN_PLACE}),
+    # what the BatchNorm is
+    Case("training-mode", pair(lambda m, v: m.bn(m.conv(v))), {"bn": R.TRAINING}, train=True),
+    Case(
+        "functional-training",
+        pair(lambda m, v: F.batch_norm(m.conv(v), None, None, training=True)),
+        {"model:batch_norm": R.NO_STATISTICS, "bn": R.UNREACHED},
+    ),
+    Case("no-statistics", _no_statistics, {"1": R.NO_STATISTICS}),
+    Case("nan-mean", _bad(lambda bn: bn.running_mean[1].fill_(torch.nan)), {"1": R.BAD_STATISTICS}),
+    Case("infinite-variance", _bad(lambda bn: bn.running_var[1].fill_(torch.inf)), {"1": R.BAD_STATISTICS}),
+    Case("negative-variance", _bad(lambda bn: bn.running_var[1].fill_(-0.25)), {"1": R.BAD_STATISTICS}),
+    Case("nan-gamma", _bad(lambda bn: bn.weight.data[1].fill_(torch.nan)), {"1": R.BAD_STATISTICS}),
+    Case("not-through-its-module", pair(_functional), {"model:batch_norm": R.NO_MODULE}),
+    Case("unreached", pair(lambda m, v: m.conv(v)), {"bn": R.UNREACHED}),
+    Case("subclass-that-doubles", pair(lambda m, v: m.bn(m.conv(v)), bn=Doubling(4)), {"bn": R.SUBCLASS}),
+    Case("subclass-that-shifts", pair(lambda m, v: m.bn(m.conv(v)), bn=Shifting(4)), {"bn": R.SUBCLASS}),
+    Case("own-arithmetic", pair(lambda m, v: m.bn(m.conv(v)), bn=OwnArithmetic(4)), {"bn": R.UNRECOGNISED}),
+    Case(
+        "act-then-bn-behind-subclass",
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), BatchNormAct(4), nn.BatchNorm2d(4)),
+        {"2": R.BLOCKED},
+        fold=("1",),
+    ),
+    # what the host is
+    Case(
+        "first-in-the-model", lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), {"0": R.NO_HOST}
+    ),
+    Case(
+        "weight-standardised",
+        lambda: nn.Sequential(Standardised(3, 4, 3), nn.BatchNorm2d(4)),
+        {"1": R.COMPUTED_WEIGHT},
+    ),
+    Case(
+        "forward-without-bias",
+        lambda: nn.Sequential(NoBias(3, 4, 3, bias=False), nn.BatchNorm2d(4)),
+        {"1": R.NO_BIAS},
+    ),
+    Case(
+        "weight-norm",
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        {"1": R.PARAMETRISED},
+    ),
+    Case("old-weight-norm", _old_weight_norm, {"1": R.PARAMETRISED}),
+    Case(
+        "spectral-norm",
+        lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        {"1": R.PARAMETRISED},
+    ),
+    Case(
+        "old-spectral-norm",
+        lambda: nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        {"1": R.PARAMETRISED},
+    ),
+    Case(
+        "layer-norm-over-two-axes",
+        lambda: nn.Sequential(nn.LayerNorm([4, 5]), nn.BatchNorm1d(4)),
+        {"1": R.BLOCKED},
+        x(2, 4, 5),
+    ),
+]
