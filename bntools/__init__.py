@@ -57,7 +57,6 @@ _HOMES = {
     "bntools.core.find": ["find_folds"],
     "bntools.core.graft": ["graft_"],
     "bntools.core.plan": ["Edit", "Plan", "Promise", "Reason", "Refusal", "Site"],
-    "bntools.core.source": ["load"],
     "bntools.core.store": ["replay", "save"],
     "bntools.core.surgery": ["Surgery", "verify"],
     "bntools.core.verify": ["Observation", "Report", "Verdict", "compare", "observe"],
@@ -72,6 +71,7 @@ _HOMES = {
     ],
     "bntools.verbs.fold": ["fold"],
     "bntools.verbs.inspect": ["Census", "inspect"],
+    "bntools.verbs.load": ["load"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -83,7 +83,6 @@ if TYPE_CHECKING:
     from bntools.core.find import find_folds
     from bntools.core.graft import graft_
     from bntools.core.plan import Edit, Plan, Promise, Reason, Refusal, Site
-    from bntools.core.source import load
     from bntools.core.store import replay, save
     from bntools.core.surgery import Surgery, verify
     from bntools.core.verify import Observation, Report, Verdict, compare, observe
@@ -98,6 +97,7 @@ if TYPE_CHECKING:
     )
     from bntools.verbs.fold import fold
     from bntools.verbs.inspect import Census, inspect
+    from bntools.verbs.load import load
 
 
 def __getattr__(name: str) -> object:

@@ -181,14 +181,14 @@ def test_a_fault_in_the_plan_is_found(fault: str, monkeypatch: pytest.MonkeyPatc
 
 def test_a_fault_in_the_shipped_tensors_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof is in float64; what ships must be the rounding of what was proven."""
-    original = compute._round
 
-    def nudge(tensors: Any, finite: Any, key: str, new: Tensor, like: Tensor) -> None:
-        original(tensors, finite, key, new, like)
-        if like.dtype is torch.float32:
-            tensors[key].view(-1)[0] *= 1 + 1e-5
+    def nudge(w: Tensor, s: Tensor, t: Tensor, layout: str, groups: int = 1) -> Tensor:
+        folded = fold_weight(w, s, t, layout, groups)
+        if w.dtype is torch.float32:
+            folded.view(-1)[0] *= 1 + 1e-5
+        return folded
 
-    monkeypatch.setattr(compute, "_round", nudge)
+    monkeypatch.setattr(compute, "fold_weight", nudge)
     with pytest.raises(bn.PromiseError, match="is not the tensor that was proven right"):
         bn.fold(net(), x(2, 4, 4, 6))
 

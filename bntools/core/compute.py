@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from bntools.core.algebra import affine_of, fold_bias, fold_weight
+from bntools.core.algebra import affine_of, compose, fold_bias, fold_weight
 from bntools.core.exact import exact_copy
 from bntools.core.plan import Edit, Plan
 from bntools.core.untouched import untouched
@@ -21,9 +22,9 @@ Map = tuple[Tensor, Tensor]
 def fold_tensors(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], frozenset[str]]:
     """The new weights and biases that a plan's edits lead to.
 
-    Each host takes in the maps of its sites in order of execution: ``W ← s·W``, ``b ← s·b + t``. All
-    arithmetic is in float64, on the model's device where that has float64; the results are rounded once, to
-    the dtype of the tensor that they replace.
+    Each host takes in the maps of its sites, composed in order of execution: ``W' = s·W``, ``b' = s·b + t``.
+    All arithmetic is in float64, on the model's device where that has float64; the results are rounded once,
+    to the dtype of the tensor that they replace.
 
     Args:
         model: the model that the plan was made for; it is only read.
@@ -33,33 +34,58 @@ def fold_tensors(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], froze
         the tensors by key, and the names of sites whose host would overflow its dtype.
     """
     tensors: dict[str, Tensor] = {}
-    finite: dict[str, Tensor] = {}
-    with untouched(model):  # looking at a spectral norm in training mode moves its estimate
-        for sites in _sites_by(plan.edits, lambda e: e.host.weight_key).values():
-            host, maps = sites[0].host, [_map(model, e) for e in sites]
-            old = get_tensor(model, host.weight_key)
-            like = old if old is not None else get_tensor(model, sites[0].reads[3])
-            assert like is not None
-            new = _exact(old) if old is not None else torch.ones_like(maps[0][0])
-            if host.bake:
-                new = _baked(model.get_submodule(host.path), host.bake).to(new.device)
-            for scale, shift in maps:
-                new = fold_weight(new, scale, shift, host.layout, host.groups)
-            _round(tensors, finite, host.weight_key, new, like)
+    with torch.no_grad():
+        single = {edit.site.name: _map(model, edit) for edit in plan.edits}
+        for key, sites in _sites_by(plan.edits, lambda e: e.host.weight_key).items():
+            host, like = sites[0].host, _weight_like(model, sites[0])
+            scale, shift = reduce(compose, (single[e.site.name] for e in sites))
+            weight = _weight(model, sites[0]).to(scale.device)
+            folded = fold_weight(weight, scale, shift, host.layout, host.groups)
+            tensors[key] = folded.to(like.device, like.dtype)
         with_bias = [e for e in plan.edits if e.host.layout != "table"]
-        for sites in _sites_by(with_bias, lambda e: e.host.bias_key).values():
-            host, maps = sites[0].host, [_map(model, e) for e in sites]
-            old = get_tensor(model, host.bias_key)
-            like = old if old is not None else tensors[host.weight_key]
-            bias = _exact(old) if old is not None else None
-            for scale, shift in maps:
-                bias = fold_bias(bias, scale, shift)
-            assert bias is not None
-            _round(tensors, finite, host.bias_key, bias, like)
-    keys = list(finite)
-    good = torch.stack([finite[k].cpu() for k in keys]).tolist() if keys else []  # one look at the device
-    bad = {key for key, fine in zip(keys, good, strict=True) if not fine}
+        for key, sites in _sites_by(with_bias, lambda e: e.host.bias_key).items():
+            old = get_tensor(model, key)
+            like = old if old is not None else tensors[sites[0].host.weight_key]
+            maps = (single[e.site.name] for e in sites)
+            bias = fold_bias(old if old is None else _exact(old), *reduce(compose, maps))
+            tensors[key] = bias.to(like.device, like.dtype)
+        bad = _overflowing(model, tensors)
     return tensors, frozenset(e.site.name for e in plan.edits if {e.host.weight_key, e.host.bias_key} & bad)
+
+
+def _overflowing(model: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
+    """The keys of new tensors that are not finite although the old ones were, with one look at the device."""
+    keys = [key for key, tensor in tensors.items() if tensor.numel()]
+    ends = [torch.stack(tensors[key].aminmax()).isfinite().all().cpu() for key in keys]
+    finite = torch.stack(ends).tolist() if ends else []
+    bad = set()
+    for key, fine in zip(keys, finite, strict=True):
+        if not fine:
+            old = get_tensor(model, key)
+            if old is None or bool(old.isfinite().all()):
+                bad.add(key)
+    return bad
+
+
+def _weight_like(model: nn.Module, edit: Edit) -> Tensor:
+    """The tensor whose dtype and device the new weight gets."""
+    host = edit.host
+    if host.bake:
+        return next(p for p in model.get_submodule(host.path).parameters() if p.is_floating_point())
+    like = get_tensor(model, host.weight_key)
+    if like is None:
+        like = get_tensor(model, edit.reads[3])
+    assert like is not None
+    return like
+
+
+def _weight(model: nn.Module, edit: Edit) -> Tensor:
+    """The weight before the fold: ones where a norm has none, in float64 where it must be computed first."""
+    host = edit.host
+    if host.bake:
+        return _baked(model.get_submodule(host.path), host.bake)
+    weight = get_tensor(model, host.weight_key)
+    return torch.ones_like(_weight_like(model, edit)) if weight is None else weight.detach()
 
 
 def _baked(module: nn.Module, name: str) -> Tensor:
@@ -90,9 +116,9 @@ def _sites_by(edits: Sequence[Edit], key: Callable[[Edit], str]) -> dict[str, li
 
 
 def _map(model: nn.Module, edit: Edit) -> Map:
-    gamma, beta, mean, var = (
-        None if t is None else _exact(t) for t in (get_tensor(model, k) for k in edit.reads)
-    )
+    """The scale and shift of a site, in float64."""
+    tensors = (get_tensor(model, key) for key in edit.reads)
+    gamma, beta, mean, var = (None if t is None else _exact(t) for t in tensors)
     assert mean is not None
     assert var is not None
     assert edit.site.eps is not None
@@ -112,15 +138,3 @@ def _exact(tensor: Tensor) -> Tensor:
     # Apple's GPU has no float64.
     device = "cpu" if tensor.device.type == "mps" else tensor.device
     return tensor.detach().to(device, torch.float64)
-
-
-def _round(
-    tensors: dict[str, Tensor], finite: dict[str, Tensor], key: str, new: Tensor, like: Tensor
-) -> None:
-    """Round to the dtype of *like*, keep its memory format, and note whether that overflowed."""
-    rounded = (
-        torch.empty_like(like) if like.shape == new.shape else new.new_empty(new.shape, dtype=like.dtype)
-    )
-    rounded = rounded.to(like.device).copy_(new)
-    tensors[key] = rounded
-    finite[key] = rounded.isfinite().all() | ~new.isfinite().all()

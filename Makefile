@@ -1,0 +1,39 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: the environment in .venv is made on the way.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+DEMO := build/demo
+READY := .venv/ready
+
+.PHONY: help demo test zoo bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed'
+	@echo 'make test    ruff, mypy and the tests'
+	@echo 'make zoo     fold every architecture of tests/zoo.py'
+	@echo 'make bench   time and memory against torch.fx'
+	@echo 'make clean   remove the environment and all that was built'
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: $(READY)
+	@for example in digits mlp; do PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo $$example $(DEMO)/$$example || exit; done
+
+test: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest --numprocesses auto
+
+zoo: $(READY)
+	$(BIN)/pytest -m zoo tests/test_zoo.py --numprocesses auto
+
+bench: $(READY)
+	$(BIN)/python -m tests.bench.fold_against_fx
+
+clean:
+	rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

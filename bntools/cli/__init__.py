@@ -1,0 +1,1 @@
+"""A thin face: parse, call one verb, render."""

@@ -1,0 +1,24 @@
+"""What a command tells besides the records of its verb."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """What was loaded: its name, its kind in words, and whether its code was allowed to run."""
+
+    name: str
+    what: str
+    unsafe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file that was written: its path, what it is, its size in bytes and that of the file it came from."""
+
+    path: str
+    what: str
+    after: int
+    before: int | None = None

@@ -1,0 +1,67 @@
+"""Which file a command writes: of the same kind as the one that it read, unless the name asks for another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from bntools.cli.facts import Output
+from bntools.core.sniff import Kind
+from bntools.core.store import check_free, checkpoint, save, write_torch
+from bntools.errors import UsageError
+
+if TYPE_CHECKING:
+    from bntools.core.source import Loaded
+    from bntools.core.surgery import Surgery
+
+_TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+
+
+def check_output(found: Loaded, asked: Path | None, word: str, *, force: bool) -> Path:
+    """The path to write to; an error now rather than after the work."""
+    path = asked or _beside(found, word)
+    if path.suffix not in (*_TORCH, ".safetensors"):
+        raise UsageError(
+            f"{path}: {path.suffix or 'no ending'} is not written today", todo="name a .pt or .safetensors"
+        )
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")
+    check_free(path, force)
+    return path
+
+
+def write(found: Loaded, surgery: Surgery, path: Path, *, force: bool) -> Output:
+    """Write the changed model: a module as a module, weights as weights with their plan."""
+    before = found.path.stat().st_size if found.path else None
+    whole = found.pickled or found.kind is Kind.SPEC
+    if path.suffix == ".safetensors":
+        save(surgery, path, force=force)
+        what = "weights with their plan"
+    elif whole and found.checkpoint is None:
+        write_torch(surgery.model, path, force=force)
+        what = "a pickled module"
+    else:
+        entry, others = found.entry or "state_dict", {**(found.checkpoint or {}), **found.apart}
+        write_torch(checkpoint(surgery, others, entry, whole=whole), path, force=force)
+        what = f"a checkpoint, entry {entry!r}, with its plan"
+    return Output(str(path), what, path.stat().st_size, before)
+
+
+def write_module(model: nn.Module, path: Path, *, force: bool, before: Path) -> Output:
+    """Write a module, whatever it was made from."""
+    size = before.stat().st_size
+    if path.suffix not in _TORCH:
+        raise UsageError(f"{path}: a module is written to {_TORCH[0]}", todo="name a .pt")
+    write_torch(model, path, force=force)
+    return Output(str(path), "a pickled module", path.stat().st_size, size)
+
+
+def _beside(found: Loaded, word: str) -> Path:
+    if found.path is None:
+        return Path(f"{(found.spec or 'model').rpartition(':')[2]}.{word}.pt")
+    suffix = ".safetensors" if found.kind is Kind.SAFETENSORS else found.path.suffix
+    if suffix not in (*_TORCH, ".safetensors"):
+        suffix = ".pt"  # what a file is, is told by its content: a torch file may have any name
+    return found.path.with_name(f"{found.path.stem}.{word}{suffix}")

@@ -1,0 +1,120 @@
+"""The options that several verbs share, each written once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_FILE, _INPUT, _OUTPUT = "The file", "The example input", "Output"
+
+
+class Format(StrEnum):
+    """How the result is written to stdout."""
+
+    text = "text"
+    json = "json"
+    github = "github"
+    markdown = "markdown"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="A file, or timm:NAME, torchvision:NAME, package.module:factory.", show_default=False
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="What a state dict is loaded into, written like MODEL.",
+        rich_help_panel=_FILE,
+        envvar="BNTOOLS_ARCH",
+    ),
+]
+ArchKwargs = Annotated[
+    str | None,
+    typer.Option(help="Its keyword arguments, as JSON.", rich_help_panel=_FILE, envvar="BNTOOLS_ARCH_KWARGS"),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="The entry of a checkpoint that holds the weights.", rich_help_panel=_FILE, envvar="BNTOOLS_KEY"
+    ),
+]
+Ema = Annotated[
+    bool,
+    typer.Option(
+        "--ema", help="Use the checkpoint's averaged weights.", rich_help_panel=_FILE, envvar="BNTOOLS_EMA"
+    ),
+]
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PREFIX",
+        help="Also open layer classes of this package. Repeatable.",
+        rich_help_panel=_FILE,
+        envvar="BNTOOLS_TRUST",
+    ),
+]
+Unsafe = Annotated[
+    bool,
+    typer.Option("--unsafe", help="Let the file run any code it likes.", rich_help_panel=_FILE),
+]
+KeepMode = Annotated[
+    bool,
+    typer.Option(
+        "--keep-mode",
+        help="Leave a model in training mode as it is; else it is put in eval mode.",
+        rich_help_panel=_FILE,
+        envvar="BNTOOLS_KEEP_MODE",
+    ),
+]
+Input = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="[NAME=]SHAPE[:DTYPE]",
+        help="Such as 2x3x224x224, or ids=2x16:int64. Repeatable.",
+        rich_help_panel=_INPUT,
+        envvar="BNTOOLS_INPUT",
+    ),
+]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(help="A .npz file with the inputs.", rich_help_panel=_INPUT, envvar="BNTOOLS_INPUTS"),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Where to; beside MODEL if not given.", rich_help_panel=_OUTPUT),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.", rich_help_panel=_OUTPUT)]
+OutputFormat = Annotated[
+    Format,
+    typer.Option(
+        "--format", help="How to print the result.", rich_help_panel=_OUTPUT, envvar="BNTOOLS_FORMAT"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Short for --format json.", rich_help_panel=_OUTPUT)]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Only the result and errors.", rich_help_panel=_OUTPUT, envvar="BNTOOLS_QUIET"
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Also what the libraries say.",
+        rich_help_panel=_OUTPUT,
+        envvar="BNTOOLS_VERBOSE",
+    ),
+]
+Traceback = Annotated[
+    bool,
+    typer.Option("--traceback", help="Show where in the code an error came up.", rich_help_panel=_OUTPUT),
+]

@@ -1,0 +1,166 @@
+"""The screens that people read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from bntools.cli.facts import Loading, Output
+from bntools.core.plan import REMEDIES, Plan, Reason, Refusal, Site
+
+if TYPE_CHECKING:  # both import torch, which a screen can do without
+    from bntools.core.latency import Latency
+    from bntools.core.verify import Report
+
+
+def heading(out: Console, loading: Loading, example: str) -> None:
+    """What was loaded and from what kind of file, and what it is run on."""
+    _line(out, "model", f"{loading.name}: {loading.what}")
+    if example:
+        _line(out, "input", example)
+
+
+def census(out: Console, sites: Sequence[Site], plan: Plan | None) -> None:
+    """A row for each site."""
+    if not sites:
+        _line(out, "sites", "no BatchNorm")
+        return
+    into = (
+        {e.site.name: f"[green]{escape(f'{e.host.path} ({e.host.op})')}[/green]" for e in plan.edits}
+        if plan
+        else {}
+    )
+    why = (
+        {r.site.name: f"[yellow]{escape(f'{r.reason.value}: {r.detail}')}[/yellow]" for r in plan.refusals}
+        if plan
+        else {}
+    )
+    rows = [
+        ("site", "type", "channels", "eps", "momentum", "batches", "folds into, or why not" if plan else "")
+    ]
+    rows += [
+        (
+            s.name or "the model",
+            s.kind,
+            str(s.channels),
+            _number(s.eps),
+            _number(s.momentum),
+            _number(s.batches),
+            into.get(s.name) or why.get(s.name, ""),
+        )
+        for s in sites
+    ]
+    # Padded by hand, with the long column last: a table that fits the screen would cut the paths.
+    wide = [max(len(row[i]) for row in rows) for i in range(6)]
+    for index, row in enumerate(rows):
+        names = [escape(cell.ljust(wide[i])) for i, cell in enumerate(row[:2])]
+        numbers = [cell.rjust(wide[i]) for i, cell in enumerate(row[2:6], start=2)]
+        out.print("  ".join([*names, *numbers, row[6]]).rstrip(), style="bold" if index == 0 else None)
+    if plan is not None:
+        _line(out, "folds", _count(plan))
+        remedies(out, plan.refusals)
+
+
+def folded(out: Console, plan: Plan, *, dry: bool) -> None:
+    """How many sites fold into what, and each one that stays."""
+    _line(out, "would fold" if dry else "folded", _count(plan))
+    stays(out, plan.refusals)
+    for text in plan.notes:
+        note(out, text)
+
+
+def stays(out: Console, refusals: Sequence[Refusal]) -> None:
+    """Each site that stays, under its reason, with the remedy."""
+    for reason, found in _by_reason(refusals):
+        _line(out, "stays", f"[yellow]{reason.value}[/yellow]: {escape(REMEDIES[reason])}", markup=True)
+        for refusal in found:
+            out.print(f"            {escape(refusal.site.name or 'the model')}: {escape(refusal.detail)}")
+
+
+def remedies(out: Console, refusals: Sequence[Refusal]) -> None:
+    """What can be done about each reason that occurs."""
+    for reason, found in _by_reason(refusals):
+        _line(out, "stays", f"{len(found)} {reason.value}: {REMEDIES[reason]}")
+
+
+def proof(out: Console, report: Report) -> None:
+    """The verdict, and the numbers that it stands on."""
+    colour = {"passed": "green", "failed": "red"}.get(report.verdict.value, "yellow")
+    verdict = f"[{colour}]{report.verdict.value}[/{colour}]"
+    if report.verdict.value == "skipped":
+        _line(out, "proof", f"{verdict}: {escape(report.why)}", markup=True)
+        return
+    _line(out, "proof", f"{verdict}{': ' + escape(report.why) if report.why else ''}", markup=True)
+    _line(
+        out,
+        "",
+        f"float64: off by {report.error:.1e} of the scale, at most {report.tolerance:.0e} can be rounding",
+    )
+    _line(out, "", f"power: without these BatchNorms it would be off by {report.power:.1e}")
+    if report.shipped_error is not None:
+        shipped = f"as shipped: off by {report.shipped_error:.1e}"
+        _line(out, "", f"{shipped}, where the original's own rounding is {report.noise:.1e}")
+    if report.agreement is not None:
+        _line(out, "", f"argmax: the same in {report.agreement:.1%} of the rows")
+    for inputs in report.inputs:
+        _line(out, "", f"on {inputs}")
+
+
+def replayed(out: Console, plan: Plan, name: str) -> None:
+    """What was done again, and from which file."""
+    _line(out, "replayed", f"{_count(plan)}, from {name}")
+    _line(out, "", "every tensor is that of the file, bit for bit")
+
+
+def note(out: Console, text: str) -> None:
+    """Something that the reader should know."""
+    _line(out, "note", text)
+
+
+def output(out: Console, written: Output | None) -> None:
+    """Which file was written, and how its size changed."""
+    if written is None:
+        _line(out, "written", "nothing")
+        return
+    was = f", was {_size(written.before)}" if written.before else ""
+    _line(out, "written", f"{written.path} ({written.what}, {_size(written.after)}{was})")
+
+
+def latency(out: Console, measured: Latency | None) -> None:
+    """The time of a forward before and after."""
+    if measured is not None:
+        times = f"{measured.before:.2f} ms before, {measured.after:.2f} ms after"
+        _line(out, "latency", f"{times}: {measured.before / measured.after:.2f} times as fast")
+        spread = f"quartiles {measured.spread_before:.2f} and {measured.spread_after:.2f} ms apart"
+        _line(out, "", f"medians of {measured.runs} interleaved runs, {spread}, {measured.threads} threads")
+
+
+def _line(out: Console, label: str, text: str, *, markup: bool = False) -> None:
+    out.print(f"[bold]{label:<10}[/bold]  {text if markup else escape(text)}")
+
+
+def _count(plan: Plan) -> str:
+    total = len(plan.sites)
+    hosts = Counter(e.host.op for e in plan.edits)
+    kinds = ", ".join(f"{n} into {op}" for op, n in hosts.most_common())
+    noun = "BatchNorm" if total == 1 else "BatchNorms"
+    return f"{len(plan.edits)} of {total} {noun}{': ' + kinds if kinds else ''}"
+
+
+def _by_reason(refusals: Sequence[Refusal]) -> list[tuple[Reason, list[Refusal]]]:
+    found: dict[Reason, list[Refusal]] = {}
+    for refusal in refusals:
+        found.setdefault(refusal.reason, []).append(refusal)
+    return sorted(found.items(), key=lambda item: -len(item[1]))
+
+
+def _number(value: float | int | None) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
