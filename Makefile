@@ -29,7 +29,9 @@ test: $(READY)
 	$(BIN)/pytest --numprocesses auto
 
 zoo: $(READY)
-	$(BIN)/pytest -m zoo tests/test_zoo.py --numprocesses auto
+	rm -rf build/zoo
+	$(BIN)/pytest -m 'zoo or not zoo' tests/test_zoo.py --numprocesses auto
+	$(BIN)/python -m tests.zoo_summary
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench.fold_against_fx

@@ -204,7 +204,7 @@ def test_a_check_without_power_is_inconclusive() -> None:
 
 
 def test_an_identity_is_inconclusive_and_a_fresh_batchnorm_is_not() -> None:
-    """A fresh BatchNorm moves its input by 5e-6: no float32 tolerance sees that, the check in float64 does."""
+    """A fresh BatchNorm moves its input by 5e-6: a float32 tolerance is blind to it, float64 is not."""
     for eps, verdict in ((0.0, bn.Verdict.INCONCLUSIVE), (1e-5, bn.Verdict.PASSED)):
         fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=eps)).eval()
         assert bn.fold(fresh, x(2, 3, 6, 6)).report.verdict is verdict

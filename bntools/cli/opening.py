@@ -38,14 +38,14 @@ def set_mode(found: Loaded, keep: bool, out: Sink) -> None:
 
 
 def example(found: Loaded, shapes: list[str] | None, file: Path | None) -> Example | None:
-    """The input that was asked for, else the one that the file brings, else none, and it will be guessed."""
-    from bntools.core.guess import parse_inputs, read_inputs
+    """The input that was asked for, else none, and it will be guessed."""
+    from bntools.core.inputs import parse_inputs, read_inputs
 
     if shapes and file:
         raise UsageError("--input and --inputs exclude each other", todo="give one of them")
     if file is not None:
         return read_inputs(file, found.model)
-    return parse_inputs(shapes, found.model) if shapes else found.example
+    return parse_inputs(shapes, found.model) if shapes else None
 
 
 def check_captured(plan: Plan) -> None:

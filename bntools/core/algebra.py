@@ -56,7 +56,7 @@ def compose(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tupl
 
 
 def fold_weight(weight: Tensor, scale: Tensor, shift: Tensor, layout: str, groups: int = 1) -> Tensor:
-    """W' of a layer that takes in y = s·x + t behind it: computed in the dtype of s, rounded once to that of W.
+    """W' of a layer that takes in y = s·x + t behind it, in the dtype of s, rounded once to that of W.
 
     Args:
         weight: W, by *layout*:

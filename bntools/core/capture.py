@@ -177,7 +177,7 @@ def _parametrised(module: nn.Module) -> Iterator[str]:
 
 
 def _mentions(module: nn.Module, name: str) -> bool:
-    """Whether the forward that runs reads ``self.<name>``, as far as its code tells; ``super()`` is followed."""
+    """Whether the forward that runs reads ``self.<name>``, as far as its code tells, ``super()`` too."""
     if "forward" in vars(module):
         return False  # somebody has put another one on the instance
     for base in type(module).__mro__:

@@ -22,11 +22,9 @@ from torch._subclasses.fake_tensor import (
 )
 
 from bntools.core.example import Example
-from bntools.core.inputs import draw, parse_inputs, read_inputs, type_and_device
+from bntools.core.inputs import draw, type_and_device
 from bntools.core.untouched import untouched
 from bntools.errors import CaptureError
-
-__all__ = ["configured", "guess", "parse_inputs", "read_inputs"]
 
 _BATCH = 2
 _LEAVES = 3  # the first layer that was made is not always the first that is called

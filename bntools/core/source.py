@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bntools.core.example import Example
-from bntools.core.guess import configured
 from bntools.core.harmless import trusted_package
 from bntools.core.pickles import open_pickle
 from bntools.core.sniff import Kind, Sniffed, sniff
@@ -49,7 +47,6 @@ class Loaded:
         apart: entries of the state dict that belong to the wrapper and not to the model.
         pickled: whether the file holds the module itself, and not its weights only.
         unsafe: whether code from the file was allowed to run.
-        example: what the model is called with, if its origin tells.
     """
 
     model: nn.Module
@@ -63,7 +60,6 @@ class Loaded:
     apart: dict[str, Any] = field(default_factory=dict, repr=False)
     pickled: bool = False
     unsafe: bool = False
-    example: Example | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +86,7 @@ def load(
     trust: Sequence[str] = (),
     unsafe: bool = False,
 ) -> Loaded:
-    """Open a model file, or build a model by its name. No code of the file runs, unless *unsafe*.
-
-    Args:
-        path_or_spec: an existing file; or ``timm:NAME``, ``torchvision:NAME``, ``package.module:factory``.
-        arch: for a file that holds weights only: what to load them into, written like a name above.
-        arch_kwargs: keyword arguments for the architecture.
-        key: the entry of a checkpoint to use.
-        ema: use the checkpoint's moving average of the weights.
-        trust: packages whose layer classes a pickled module may be made of, besides torch's, torchvision's
-            and timm's.
-        unsafe: let the file run whatever code it brings.
-
-    Raises:
-        SourceError: the file or name is missing, damaged, of another kind, or does not fit *arch*.
-        UnsafeError: opening the file would run code or fill the memory.
-        UsageError: the arguments contradict each other.
+    """Open a model file, or build a model by its name; arguments and errors as in `bntools.load`.
 
     Example:
         >>> load("torch.nn:Linear", arch_kwargs={"in_features": 2, "out_features": 1}).what
@@ -165,7 +146,6 @@ def look(
         prefix=prefix,
         apart=apart,
         unsafe=unsafe,
-        example=configured(model),
     )
 
 
@@ -219,8 +199,7 @@ def _named(
             f"{spec} builds a model, and {flag} is about a file", todo=f"give a file, or leave out {flag}"
         )
     model = build(spec, arch_kwargs)
-    what = f"{spec} with random weights"
-    return Loaded(model=model, kind=Kind.SPEC, what=what, spec=spec, example=configured(model))
+    return Loaded(model=model, kind=Kind.SPEC, what=f"{spec} with random weights", spec=spec)
 
 
 def _opened(
@@ -293,7 +272,6 @@ def _whole(
         checkpoint=picked.others,
         pickled=True,
         unsafe=unsafe,
-        example=configured(model),
     )
 
 

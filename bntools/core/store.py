@@ -42,7 +42,8 @@ def save(surgery: Surgery, path: str | Path, *, force: bool = False) -> Path:
     """Write a changed model to a file, by its ending.
 
     ``.safetensors`` is an artefact: every tensor, and the plan in the header, for `replay`. ``.pt`` and
-    ``.pth`` are the module itself, pickled. The file appears whole or not at all, and equal models give equal bytes.
+    ``.pth`` are the module itself, pickled. The file appears whole or not at all, and equal models give equal
+    bytes.
 
     Args:
         surgery: from `fold`.

@@ -89,7 +89,8 @@ def row(name: str) -> dict[str, Any]:
 def peak(name: str, way: str) -> float:
     """The high-water mark above model, copy and one forward, as a share of the model's weights."""
     command = [sys.executable, "-m", "tests.bench.fold_against_fx", "--peak", name, way]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "0"})
+    environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.strip().splitlines()[-1])
 
 
@@ -97,12 +98,13 @@ def measure_peak(name: str, way: str) -> float:
     from torch.fx.experimental.optimization import fuse
 
     model, example = build(name)
-    bn.fold(season(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()), torch.randn(1, 3, 8, 8))  # imports
+    small = season(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval())
+    bn.fold(small, torch.randn(1, 3, 8, 8))  # so that what is imported on the way is not counted
     with torch.no_grad():
         model(example)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = _status("VmRSS")
-    result = {"fx": lambda: fuse(model), "fold": lambda: bn.fold(model, example, verify=False), "proven": lambda: bn.fold(model, example)}[way]()
+    result = fuse(model) if way == "fx" else bn.fold(model, example, verify=way == "proven")
     assert result is not None
     return (_status("VmHWM") - before) / weights(model) - 1  # the copy is not counted
 
@@ -113,22 +115,24 @@ def _status(field: str) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = "| model | sites | fx | bntools | fx s | bntools s | proven s | ours/fx | before ms | after ms | memory fx | memory | proven |"
+    head = "| model | sites | fx | bntools | fx s | bntools s | ratio | proven s | before ms | after ms "
+    head += "| memory fx | memory | proven |"
     lines = [head, "|---|" + "---:|" * 12]
     for r in rows:
-        lines.append(
-            f"| {r['model']} | {r['sites']} | {r['fx']} | {r['ours']} | {r['fx_s']:.3f} | {r['ours_s']:.3f} | {r['proven_s']:.2f} "
-            f"| {r['ours_s'] / r['fx_s']:.2f} | {r['before_ms']:.1f} | {r['after_ms']:.1f} "
-            f"| {r['memory_fx']:.2f} | {r['memory']:.2f} | {r['memory_proven']:.2f} |"
-        )
+        cells = [r["model"], r["sites"], r["fx"], r["ours"], f"{r['fx_s']:.3f}", f"{r['ours_s']:.3f}"]
+        cells += [f"{r['ours_s'] / r['fx_s']:.2f}", f"{r['proven_s']:.2f}"]
+        cells += [f"{r['before_ms']:.1f}", f"{r['after_ms']:.1f}"]
+        cells += [f"{r[key]:.2f}" for key in ("memory_fx", "memory", "memory_proven")]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     rows = [row(name) for name in MODELS]
-    print(f"torch {torch.__version__}, {THREADS} threads, batch of 1 at 224x224, medians of {ROUNDS} interleaved runs.")
-    print("Sites folded; seconds from model to folded model; milliseconds of a forward; peak memory in units of the")
-    print("model's weights, above the model and its copy.\n")
+    runs = f"medians of {ROUNDS} interleaved runs"
+    print(f"torch {torch.__version__}, {THREADS} threads, batch of 1 at 224x224, {runs}.")
+    print("Sites folded; seconds from model to folded model; milliseconds of a forward;")
+    print("peak memory in units of the model's weights, above the model and its copy.\n")
     print(table(rows))
     print(f"\nworst error of a proof: {max(r['error'] for r in rows):.1e} of the scale, in float64")
     if len(sys.argv) > 1:

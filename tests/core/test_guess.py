@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from bntools.core.guess import configured, guess, parse_inputs, read_inputs
+from bntools.core.guess import configured, guess
+from bntools.core.inputs import parse_inputs, read_inputs
 from bntools.errors import CaptureError, SourceError, UsageError
 
 
