@@ -57,8 +57,9 @@ _HOMES = {
     "bntools.core.find": ["find_folds"],
     "bntools.core.graft": ["graft_"],
     "bntools.core.plan": ["Edit", "Plan", "Promise", "Reason", "Refusal", "Site"],
+    "bntools.core.proof": ["verify"],
     "bntools.core.store": ["replay", "save"],
-    "bntools.core.surgery": ["Surgery", "verify"],
+    "bntools.core.surgery": ["Surgery"],
     "bntools.core.verify": ["Observation", "Report", "Verdict", "compare", "observe"],
     "bntools.errors": [
         "BntoolsError",
@@ -83,8 +84,9 @@ if TYPE_CHECKING:
     from bntools.core.find import find_folds
     from bntools.core.graft import graft_
     from bntools.core.plan import Edit, Plan, Promise, Reason, Refusal, Site
+    from bntools.core.proof import verify
     from bntools.core.store import replay, save
-    from bntools.core.surgery import Surgery, verify
+    from bntools.core.surgery import Surgery
     from bntools.core.verify import Observation, Report, Verdict, compare, observe
     from bntools.errors import (
         BntoolsError,

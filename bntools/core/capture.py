@@ -159,7 +159,9 @@ def _facts(module: nn.Module, paths: tuple[str, ...]) -> ModuleFacts:
 
 def _registered(module: nn.Module, name: str) -> list[object]:
     """The hooks of one kind, without those by which torch computes a normalised weight."""
-    hooks = getattr(module, name, None) or {}
+    hooks = getattr(module, name, None)
+    if not hooks:
+        return []
     ours = (WeightNorm, SpectralNorm)
     return [
         h
@@ -202,23 +204,32 @@ def _sees(module: nn.Module) -> frozenset[str]:
 
 
 def _unsound(model: nn.Module) -> dict[str, str]:
-    """Tensors beside running statistics that no number can come from, with one look at the device."""
-    keys: list[tuple[str, str]] = []
-    flags: list[Tensor] = []
+    """Tensors beside running statistics that no number can come from."""
+    found: list[tuple[str, str, Tensor]] = []
     for path, module in model.named_modules():
         var = getattr(module, "running_var", None)
         if not isinstance(var, Tensor):
             continue
-        eps = float(getattr(module, "eps", 0.0))
+        stem = f"{path}." if path else ""
+        # The logarithm is finite where a normalisation is possible: above zero.
+        above = var.detach() + float(getattr(module, "eps", 0.0))
+        found.append((f"{stem}running_var", "is not positive", above.log()))
         for name in ("running_mean", "running_var", "weight", "bias"):
             tensor = getattr(module, name, None)
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                keys.append((f"{path}.{name}" if path else name, "is not finite"))
-                flags.append(tensor.detach().isfinite().all().cpu())
-        keys.append((f"{path}.running_var" if path else "running_var", "is negative"))
-        flags.append((var.detach() + eps > 0).all().cpu())
-    sound = torch.stack(flags).tolist() if flags else []
-    return {key: why for (key, why), good in zip(keys, sound, strict=True) if not good}
+                found.append((f"{stem}{name}", "is not finite", tensor.detach()))
+    if _all_finite([tensor for _, _, tensor in found]):
+        return {}
+    return {key: why for key, why, tensor in found if not _all_finite([tensor])}
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    """Whether all are, with one look at each device."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        wide = tensor if tensor.itemsize > 1 else tensor.float()  # float8 has no arithmetic
+        by_device.setdefault(tensor.device, []).append(wide.flatten())
+    return all(bool(torch.cat(parts).isfinite().all()) for parts in by_device.values())
 
 
 def _notes(trace: Trace) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ class Trace(TorchDispatchMode):
         self.varying: set[int] = set()
         self.outside: dict[int, list[str]] = {}
         self.branches: list[str] = []
-        self._sees = sees
+        self._sees = {id(module): sees(module) for module in model.modules()}
         self._values: Any = WeakTensorKeyDictionary()
         # The weak references keep the addresses of storages from being used again, so that they are names.
         self._storages: dict[int, tuple[int, StorageWeakRef]] = {}
@@ -166,7 +166,7 @@ class Trace(TorchDispatchMode):
             return
         inputs = self._tensors(args)
         self._stack.append((module, path, len(self.calls), inputs))
-        if "inputs" in self._sees(module):
+        if "inputs" in self._sees[id(module)]:
             for value in inputs:
                 self._show(value, f"a hook on {path or 'the model'}")
 
@@ -179,8 +179,7 @@ class Trace(TorchDispatchMode):
         inputs = inputs or self._tensors(kwargs)
         outputs = self._tensors(out)
         self.modules.append(ModuleCall(path, start, len(self.calls), inputs, outputs))
-        sees = self._sees(module)
-        seen = (*self._tensors((args, kwargs)), *outputs) if "outputs" in sees else ()
+        seen = (*self._tensors((args, kwargs)), *outputs) if "outputs" in self._sees[id(module)] else ()
         for value in seen:
             self._show(value, f"a hook on {path or 'the model'}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -10,32 +11,51 @@ from torch import Tensor
 
 from bntools.core.example import Example
 
+Draw = Callable[[torch.Size, torch.Generator], Tensor]
+"""From a shape, values of mean 0 and variance 1."""
+
+
+def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator)
+
+
+def _uniform(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2 - 1) * math.sqrt(3)
+
 
 def trials(example: Example, seed: int = 1) -> Iterator[Example]:
-    """The example itself, then a uniform redraw at another batch size.
+    """The example itself, then a normal and a uniform redraw, each at a batch size of its own.
 
-    Floating tensors are drawn between the smallest and the largest value of the example's; others keep their
-    rows, since an index or a mask drawn at random may mean nothing to the model.
+    Floating tensors keep the mean and the variance of the example's and stay between its smallest and its
+    largest value; others keep their rows, since an index or a mask drawn at random may mean nothing to the
+    model.
 
     Args:
         example: the call that the user gave, or that was guessed.
-        seed: of the redraw.
+        seed: of the redraws.
     """
     yield example
     sizes = {t.shape[0] if t.ndim else 0 for t in example.tensors}
     if len(sizes) != 1 or 0 in sizes:
         return
     (size,) = sizes
-    batch = 1 if size > 1 else 3
     generator = torch.Generator().manual_seed(seed)
+    others = [batch for batch in (1, 3, 2) if batch != size]
+    for batch, name, draw in zip(others, ("normal", "uniform"), (_normal, _uniform), strict=False):
+        yield replace(
+            example.map(_redraw(size, batch, draw, generator)), origin=f"{name} redraw, batch of {batch}"
+        )
+
+
+def _redraw(size: int, batch: int, draw: Draw, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
     rows = torch.randint(size, (batch,), generator=generator)
 
     def redraw(tensor: Tensor) -> Tensor:
         picked = tensor.detach()[rows.to(tensor.device)]
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or tensor.numel() < 2:
             return picked
-        low, high = float(tensor.min()), float(tensor.max())
-        drawn = torch.rand(picked.shape, generator=generator) * (high - low) + low
-        return drawn.to(tensor.device, tensor.dtype)
+        values = tensor.detach().to("cpu", torch.float32)
+        drawn = draw(picked.shape, generator) * values.std() + values.mean()
+        return drawn.clamp(values.min(), values.max()).to(tensor.device, tensor.dtype)
 
-    yield replace(example.map(redraw), origin=f"redrawn uniformly, batch of {batch}")
+    return redraw

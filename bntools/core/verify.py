@@ -163,6 +163,16 @@ def difference(a: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     return max((_difference(x, r) for x, r in zip(a, reference, strict=True)), default=0.0)
 
 
+def distance(run: Observation, reference: Observation) -> float:
+    """The worst difference of two runs, at the outputs and at every tap that both saw."""
+    at_taps = (
+        _difference(sample.values, known.values, known.scale)
+        for name, sample in run.taps.items()
+        if (known := reference.taps.get(name)) is not None
+    )
+    return max([difference(run.outputs, reference.outputs), *at_taps])
+
+
 def _difference(x: Tensor, reference: Tensor, scale: float | None = None) -> float:
     if x.shape != reference.shape:
         return math.inf

@@ -1,0 +1,223 @@
+"""Prove a plan: carry it out on a copy in float64, and hold that against what it was, on several inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from bntools.core.capture import first_line
+from bntools.core.compute import fold_tensors, get_tensor
+from bntools.core.exact import exact_copy
+from bntools.core.example import Example
+from bntools.core.graft import bypass_, graft_
+from bntools.core.plan import Plan
+from bntools.core.trials import trials
+from bntools.core.verify import (
+    TOLERANCE,
+    Observation,
+    Report,
+    Verdict,
+    agreement,
+    compare,
+    difference,
+    distance,
+    observe,
+)
+from bntools.errors import CaptureError
+
+_CHAOS = TOLERANCE / 100
+"""A run is ill-conditioned if an ulp in each weight moves something by more than this share of its scale."""
+_DOUBT = 1e3
+"""An error of more than this times that movement is an error on an ill-conditioned run as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The verdict on the algebra, and what is needed to judge the model that carries its result.
+
+    Args:
+        report: of the comparison in float64.
+        tensors: the new tensors before they are rounded to the model's dtype.
+        trials: the inputs.
+        exact, shipped: what the original returned on them, in float64 and in its own dtype.
+    """
+
+    report: Report
+    tensors: Mapping[str, Tensor]
+    trials: Sequence[Example]
+    exact: Sequence[Observation]
+    shipped: Sequence[Observation]
+
+    def judge(self, model: nn.Module) -> Report:
+        """The report, with what rounding to the dtype that ships adds."""
+        report = self.report
+        if report.verdict is Verdict.FAILED:
+            return report
+        off = [key for key, t in self.tensors.items() if not _is_rounded(get_tensor(model, key), t)]
+        shipped = [observe(model, trial, double=False) for trial in self.trials]
+        agreed = [agreement(a.outputs, b.outputs) for a, b in zip(shipped, self.shipped, strict=True)]
+        known = [a for a in agreed if a is not None]
+        error, noise = _worst(shipped, self.exact), _worst(self.shipped, self.exact)
+        report = replace(report, shipped_error=error, noise=noise, agreement=min(known) if known else None)
+        if off:
+            return replace(
+                report, verdict=Verdict.FAILED, why=f"{off[0]} is not the tensor that was proven right"
+            )
+        if not math.isfinite(error) and math.isfinite(noise):
+            why = "the folded model returns values that are not finite in its own dtype, or of another shape"
+            return replace(report, verdict=Verdict.FAILED, why=why)
+        return report
+
+
+def prove(model: nn.Module, plan: Plan, example: Example, progress: Callable[[str], None]) -> Proof:
+    """Measure in float64 what a plan does to a model, which is only copied.
+
+    Args:
+        model: the original.
+        plan: made for it.
+        example: the input that was given; redraws of it are tried as well.
+        progress: told the name of each step.
+
+    Raises:
+        CaptureError: if the model cannot be copied, or does not run in float64.
+    """
+    last = {e.host.call: e.site.name for e in plan.edits}
+    sites = {e.site.name: last[e.host.call] for e in plan.edits}
+    taps = [e.site.module for e in plan.edits if e.site.module is not None]
+    before: list[Observation] = []
+    shipped: list[Observation] = []
+    done: list[Example] = []
+    progress("running the original in float64")
+    twin = exact_copy(model)
+    for trial in trials(example):
+        try:
+            own, double = observe(model, trial, double=False), observe(twin, trial, taps=taps)
+        except Exception as error:
+            if trial is not example:
+                continue  # a model may be made for one batch size
+            raise CaptureError(
+                f"the model does not run in float64 on the CPU: {type(error).__name__}: {first_line(error)}",
+                todo="fold without the proof: --no-verify, or verify=False",
+            ) from error
+        shipped.append(own)
+        before.append(double)
+        done.append(trial)
+    progress("folding in float64")
+    tensors, _ = fold_tensors(twin, plan)
+    undo = graft_(twin, plan, tensors)
+    after = [observe(twin, trial, taps=taps) for trial in done]
+    undo()
+    progress("running it without its BatchNorms")
+    bypass_(twin, plan)
+    bypassed = [_or_nothing(twin, trial) for trial in done]
+    del twin
+    report = compare(before, after, bypassed, sites)
+    if report.verdict is Verdict.FAILED:
+        progress("measuring how far rounding carries")
+        moves = _sensitivity(model, done, before, taps)
+        kept = [i for i, move in enumerate(moves) if i == 0 or move <= _CHAOS]
+        before, after, bypassed, shipped = (
+            [runs[i] for i in kept] for runs in (before, after, bypassed, shipped)
+        )
+        done = [done[i] for i in kept]
+        report = _doubted(compare(before, after, bypassed, sites), moves[0])
+    report = replace(report, inputs=tuple(f"{trial} ({trial.origin})" for trial in done))
+    return Proof(report, tensors, done, before, shipped)
+
+
+def _sensitivity(
+    model: nn.Module, done: Sequence[Example], before: Sequence[Observation], taps: Sequence[str]
+) -> list[float]:
+    """How far an ulp in each weight moves the original itself, for each of the inputs.
+
+    A deep network on inputs that it was not trained for may amplify rounding a billionfold. There no fold can
+    be told from a fault.
+    """
+    twin = exact_copy(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            if parameter.is_floating_point():
+                sign = torch.rand(parameter.shape, generator=generator, dtype=torch.float64).round() * 2 - 1
+                parameter.mul_(1 + sign * torch.finfo(torch.float64).eps)
+    return [distance(observe(twin, t, taps=taps), b) for t, b in zip(done, before, strict=True)]
+
+
+def _doubted(report: Report, move: float) -> Report:
+    """A failure on the given input that its own sensitivity may explain proves nothing either way."""
+    worst = max([report.error, *(site.error for site in report.sites)])
+    if report.verdict is not Verdict.FAILED or move <= _CHAOS or worst > _DOUBT * move:
+        return report
+    why = (
+        f"the outputs differ by {worst:.1e} of the scale in float64, and on these inputs an ulp in each "
+        f"weight alone moves the original by {move:.1e}: give inputs that the model was trained for"
+    )
+    return replace(report, verdict=Verdict.INCONCLUSIVE, broken="", why=why)
+
+
+def _is_rounded(tensor: Tensor | None, exact: Tensor) -> bool:
+    """Whether *tensor* is *exact* in a narrower dtype, to one unit in the last place.
+
+    Not to the bit: the last bit of a float64 may differ between devices, and so may the rounding of a tie.
+    """
+    if tensor is None or tensor.shape != exact.shape:
+        return False
+    info = torch.finfo(tensor.dtype)
+    tensor = tensor.detach().to("cpu", torch.float64)
+    close = (tensor - exact).abs() <= info.eps * (exact.abs() + info.smallest_normal)
+    return bool((close | (tensor == exact) | (tensor.isnan() & exact.isnan())).all())
+
+
+def _or_nothing(model: nn.Module, example: Example) -> Observation:
+    """A model without its BatchNorms may not run at all: that too would show."""
+    try:
+        return observe(model, example)
+    except Exception:
+        return Observation(())
+
+
+def _worst(runs: Sequence[Observation], reference: Sequence[Observation]) -> float:
+    return max((difference(a.outputs, b.outputs) for a, b in zip(runs, reference, strict=True)), default=0.0)
+
+
+def verify(a: nn.Module, b: nn.Module, inputs: object) -> Report:
+    """Measure in float64 whether two modules compute the same.
+
+    ``max|a(x) − b(x)| ≤ 1e-8 · max|a(x)|`` for every output, on the inputs given and on redraws of them.
+
+    Args:
+        a: the reference.
+        b: the other one.
+        inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
+
+    Returns:
+        ``passed`` or ``failed``, with the error; there is no power to report, since nothing says what a
+        fault would look like.
+
+    Raises:
+        CaptureError: if one of them cannot be copied or run.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> verify(net, net, torch.ones(1, 2)).verdict.value
+        'passed'
+    """
+    example = Example.of(inputs, a)
+    one, two = exact_copy(a), exact_copy(b)
+    error, seen = 0.0, []
+    for trial in trials(example):
+        try:
+            reference = observe(one, trial)
+        except Exception as problem:
+            if trial is example:
+                raise CaptureError(f"the model does not run on {example}: {first_line(problem)}") from problem
+            continue
+        error = max(error, difference(observe(two, trial).outputs, reference.outputs))
+        seen.append(f"{trial} ({trial.origin})")
+    failed = error > TOLERANCE
+    why = f"the outputs differ by {error:.1e} of the scale in float64" if failed else ""
+    return Report(Verdict.FAILED if failed else Verdict.PASSED, error, inputs=tuple(seen), why=why)
