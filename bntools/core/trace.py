@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,6 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from bntools.core.calls import Call, ModuleCall, Stored, Value
 
@@ -42,7 +43,8 @@ class Trace(TorchDispatchMode):
         self.outside: dict[int, list[str]] = {}
         self.branches: list[str] = []
         self._sees = {id(module): sees(module) for module in model.modules()}
-        self._values: Any = WeakTensorKeyDictionary()
+        # By id, which is a name only as long as the tensor lives: the reference tells.
+        self._values: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
         # The weak references keep the addresses of storages from being used again, so that they are names.
         self._storages: dict[int, tuple[int, StorageWeakRef]] = {}
         self._memories = 0
@@ -73,20 +75,21 @@ class Trace(TorchDispatchMode):
             result = call(model)
         for leaf in pytree.tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self._show(self._value(leaf), "output")
+                self._show(self._value(leaf).memory, "output")
         leaf = result = None
         known = brought | self.outside.keys()
         if self._alive(known):
             gc.collect()  # a frame in a cycle is nobody who looks
-        for value in self._alive(known):
-            self._show(value, "kept")
+        for memory in self._alive(known):
+            self._show(memory, "kept")
 
-    def _alive(self, known: set[int]) -> list[Value]:
-        """What of the inputs' consequences still exists, although nobody got it returned."""
-        return [v for v in self._values.values() if v.memory in self.varying and v.memory not in known]
+    def _alive(self, known: set[int]) -> list[int]:
+        """The memories of the inputs' consequences that still exist, although nobody got them returned."""
+        alive = (memory for memory, storage in self._storages.values() if not storage.expired())
+        return [memory for memory in alive if memory in self.varying and memory not in known]
 
-    def _show(self, value: Value, to: str) -> None:
-        seen = self.outside.setdefault(value.memory, [])
+    def _show(self, memory: int, to: str) -> None:
+        seen = self.outside.setdefault(memory, [])
         if to not in seen:
             seen.append(to)
 
@@ -94,15 +97,13 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        schema = func._schema
-        named = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-        named.update(zip((a.name for a in schema.arguments), args, strict=False))
-        named.update(kwargs)
-        op = schema.name.removeprefix("aten::")
+        schema = _schema(func)
+        op = schema.op
+        named = {**schema.defaults, **dict(zip(schema.names, args, strict=False)), **kwargs}
         read = {name: self._refer(value) for name, value in named.items()}
-        writes = {a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write}
+        writes = schema.writes
         if named.get(_WRITES_STATISTICS.get(op, "")):
-            writes |= {"running_mean", "running_var"}
+            writes += ("running_mean", "running_var")
         written = frozenset(r.memory for name in writes for r in _flat(read.get(name)))
 
         varies = any(r.memory in self.varying for value in read.values() for r in _flat(value))
@@ -129,11 +130,12 @@ class Trace(TorchDispatchMode):
 
     def _value(self, tensor: Tensor, *, fresh: bool = False) -> Value:
         """The value that *tensor* holds now; *fresh* if an operator has just made or changed it."""
-        value: Value | None = None if fresh else self._values.get(tensor)
-        if value is None:
-            value = Value(self._ids, tuple(tensor.shape), self._memory(tensor), str(tensor.dtype)[6:])
-            self._ids += 1
-            self._values[tensor] = value
+        known = None if fresh else self._values.get(id(tensor))
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        value = Value(self._ids, tuple(tensor.shape), self._memory(tensor), str(tensor.dtype)[6:])
+        self._ids += 1
+        self._values[id(tensor)] = weakref.ref(tensor), value
         return value
 
     def _memory(self, tensor: Tensor) -> int:
@@ -168,7 +170,7 @@ class Trace(TorchDispatchMode):
         self._stack.append((module, path, len(self.calls), inputs))
         if "inputs" in self._sees[id(module)]:
             for value in inputs:
-                self._show(value, f"a hook on {path or 'the model'}")
+                self._show(value.memory, f"a hook on {path or 'the model'}")
 
     def _leave(self, module: nn.Module, args: Any, *rest: Any) -> None:
         *keywords, out = rest  # behind an exception torch leaves the keyword arguments out
@@ -181,11 +183,31 @@ class Trace(TorchDispatchMode):
         self.modules.append(ModuleCall(path, start, len(self.calls), inputs, outputs))
         seen = (*self._tensors((args, kwargs)), *outputs) if "outputs" in self._sees[id(module)] else ()
         for value in seen:
-            self._show(value, f"a hook on {path or 'the model'}")
+            self._show(value.memory, f"a hook on {path or 'the model'}")
 
     def _tensors(self, tree: Any) -> tuple[Value, ...]:
         leaves = (t for t in pytree.tree_leaves(tree) if isinstance(t, Tensor) and id(t) not in self._stored)
         return tuple(self._value(t) for t in leaves)
+
+
+class _Schema(NamedTuple):
+    """What an operator's schema says that a record of its call needs."""
+
+    op: str
+    names: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    writes: tuple[str, ...]
+
+
+@cache
+def _schema(func: Any) -> _Schema:
+    schema = func._schema
+    return _Schema(
+        schema.name.removeprefix("aten::"),
+        tuple(a.name for a in schema.arguments),
+        {a.name: a.default_value for a in schema.arguments if a.has_default_value()},
+        tuple(a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write),
+    )
 
 
 def _flat(value: Any) -> Iterator[Value | Stored]:
