@@ -113,16 +113,14 @@ def prove(model: nn.Module, plan: Plan, example: Example, progress: Callable[[st
     undo()
     progress("running it without its BatchNorms")
     bypass_(twin, plan)
-    bypassed = [_or_nothing(twin, trial) for trial in done]
+    bypassed = _or_nothing(twin, example)
     del twin
     report = compare(before, after, bypassed, sites)
     if report.verdict is Verdict.FAILED:
         progress("measuring how far rounding carries")
         moves = _sensitivity(model, done, before, taps)
         kept = [i for i, move in enumerate(moves) if i == 0 or move <= _CHAOS]
-        before, after, bypassed, shipped = (
-            [runs[i] for i in kept] for runs in (before, after, bypassed, shipped)
-        )
+        before, after, shipped = ([runs[i] for i in kept] for runs in (before, after, shipped))
         done = [done[i] for i in kept]
         report = _doubted(compare(before, after, bypassed, sites), moves[0])
     report = replace(report, inputs=tuple(f"{trial} ({trial.origin})" for trial in done))

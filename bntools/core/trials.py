@@ -24,7 +24,7 @@ def _uniform(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def trials(example: Example, seed: int = 1) -> Iterator[Example]:
-    """The example itself, then a normal and a uniform redraw, each at a batch size of its own.
+    """The example itself, then a normal and a uniform redraw: batches of one, of the example's and another.
 
     Floating tensors keep the mean and the variance of the example's and stay between its smallest and its
     largest value; others keep their rows, since an index or a mask drawn at random may mean nothing to the
@@ -40,8 +40,8 @@ def trials(example: Example, seed: int = 1) -> Iterator[Example]:
         return
     (size,) = sizes
     generator = torch.Generator().manual_seed(seed)
-    others = [batch for batch in (1, 3, 2) if batch != size]
-    for batch, name, draw in zip(others, ("normal", "uniform"), (_normal, _uniform), strict=False):
+    normal, uniform = (2, 1) if size == 1 else (1, 2 if size == 3 else 3)
+    for batch, name, draw in ((normal, "normal", _normal), (uniform, "uniform", _uniform)):
         yield replace(
             example.map(_redraw(size, batch, draw, generator)), origin=f"{name} redraw, batch of {batch}"
         )
