@@ -5,6 +5,7 @@ Almost all are one step away from a case in must_fold.py: the step is what makes
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,13 @@ class Case:
 def pair(forward: Callable[..., Any], **children: nn.Module) -> Callable[[], nn.Module]:
     """A convolution of 3 to 4 channels and a BatchNorm, called by *forward*."""
     return lambda: Apply(forward, **{"conv": nn.Conv2d(3, 4, 3), "bn": nn.BatchNorm2d(4), **children})
+
+
+def compiled(module: nn.Module) -> Any:
+    """TorchScript, which is on its way out but not out of people's models."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(module)
 
 
 class Doubling(nn.BatchNorm2d):
@@ -329,5 +337,18 @@ CASES = [
         lambda: nn.Sequential(nn.LayerNorm([4, 5]), nn.BatchNorm1d(4)),
         {"1": R.BLOCKED},
         x(2, 4, 5),
+    ),
+    Case(
+        "conv-is-torchscript",
+        lambda: nn.Sequential(compiled(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        {"1": R.COMPILED},
+    ),
+    Case(
+        "bn-is-torchscript",
+        lambda: nn.Sequential(
+            *[nn.Conv2d(3, 4, 3), compiled(nn.BatchNorm2d(4))], nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        ),
+        {"1": R.COMPILED},
+        fold=("3",),
     ),
 ]

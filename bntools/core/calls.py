@@ -109,6 +109,7 @@ class ModuleFacts:
     Args:
         paths: all its names.
         kind: its class.
+        compiled: whether it is TorchScript.
         hooks: the kinds of hook on it that would see or change values.
         parametrised: the names of tensors that are computed from others at every call.
         accepts: the names of absent parameters that its forward would use if there.
@@ -118,6 +119,7 @@ class ModuleFacts:
 
     paths: tuple[str, ...]
     kind: str
+    compiled: bool = False
     hooks: tuple[str, ...] = ()
     parametrised: frozenset[str] = frozenset()
     accepts: frozenset[str] = frozenset()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -110,6 +111,13 @@ def check_eager(model: nn.Module) -> None:
         raise UsageError(
             "expected an eager module, got a compiled one", todo="give model._orig_mod, compile the result"
         )
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise UsageError(
+                f"{key} has no shape yet", todo="run the model once, so that lazy layers are made"
+            )
+        if tensor.is_meta:
+            raise UsageError(f"{key} is on the meta device and has no values", todo="load the weights first")
 
 
 def module_sites(model: nn.Module) -> tuple[Site, ...]:
@@ -146,6 +154,7 @@ def _facts(module: nn.Module, paths: tuple[str, ...]) -> ModuleFacts:
     return ModuleFacts(
         paths=paths,
         kind=type(module).__name__,
+        compiled=isinstance(module, torch.jit.ScriptModule),
         hooks=tuple(words for name, words in _HOOKS.items() if _registered(module, name)),
         parametrised=frozenset(_parametrised(module)),
         accepts=frozenset(n for n, p in module._parameters.items() if p is None and _mentions(module, n)),

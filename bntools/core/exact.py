@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,15 +33,29 @@ def exact_copy(model: nn.Module) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(exact(parameter.detach()), requires_grad=False)
     for buffer in model.buffers():
         memo[id(buffer)] = exact(buffer.detach())
-    return copied(model, memo)
+    twin = copied(model, memo)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in twin.modules():
+            if isinstance(module, torch.jit.ScriptModule):  # it copies its own tensors
+                module.to(_CPU, torch.float64)
+    return twin
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy, or an error that says what stood in its way.
 
+    Tensors that a module keeps with their history, such as the weight that the old weight_norm makes, are
+    copied without it.
+
     Raises:
         CaptureError: if something in the model cannot be copied.
     """
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo.setdefault(id(value), value.detach().clone())
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:

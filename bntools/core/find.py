@@ -148,6 +148,9 @@ class _Graph:
                 Reason.OTHER_AXIS,
                 f"it normalises axis {axis} of what {where} returns, whose channels are axis {host.axis}",
             )
+        facts = self.capture.facts.get(call.owner)
+        if facts is not None and facts.compiled:
+            raise _BlockedError(Reason.COMPILED, f"{where} is TorchScript")
         baked, weight = self._weight(call, host, where)
         bias, new_bias = self._slot(call, host, host.bias, "bias", where)
         if host.layout == "table":

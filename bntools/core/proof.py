@@ -58,7 +58,10 @@ class Proof:
         if report.verdict is Verdict.FAILED:
             return report
         off = [key for key, t in self.tensors.items() if not _is_rounded(get_tensor(model, key), t)]
-        shipped = [observe(model, trial, double=False) for trial in self.trials]
+        try:
+            shipped = [observe(model, trial, double=False) for trial in self.trials]
+        except Exception as problem:
+            return _does_not_run(problem, self.trials)
         agreed = [agreement(a.outputs, b.outputs) for a, b in zip(shipped, self.shipped, strict=True)]
         known = [a for a in agreed if a is not None]
         error, noise = _worst(shipped, self.exact), _worst(self.shipped, self.exact)
@@ -109,7 +112,10 @@ def prove(model: nn.Module, plan: Plan, example: Example, progress: Callable[[st
     progress("folding in float64")
     tensors, _ = fold_tensors(twin, plan)
     undo = graft_(twin, plan, tensors)
-    after = [observe(twin, trial, taps=taps) for trial in done]
+    try:
+        after = [observe(twin, trial, taps=taps) for trial in done]
+    except Exception as error:  # code that asks a BatchNorm for its attributes finds another module there
+        return Proof(_does_not_run(error, done), tensors, done, before, shipped)
     undo()
     progress("running it without its BatchNorms")
     bypass_(twin, plan)
@@ -123,8 +129,16 @@ def prove(model: nn.Module, plan: Plan, example: Example, progress: Callable[[st
         before, after, shipped = ([runs[i] for i in kept] for runs in (before, after, shipped))
         done = [done[i] for i in kept]
         report = _doubted(compare(before, after, bypassed, sites), moves[0])
-    report = replace(report, inputs=tuple(f"{trial} ({trial.origin})" for trial in done))
-    return Proof(report, tensors, done, before, shipped)
+    return Proof(replace(report, inputs=_named(done)), tensors, done, before, shipped)
+
+
+def _does_not_run(error: Exception, done: Sequence[Example]) -> Report:
+    why = f"the folded model does not run: {type(error).__name__}: {first_line(error)}"
+    return Report(Verdict.FAILED, error=math.inf, inputs=_named(done), why=why)
+
+
+def _named(done: Sequence[Example]) -> tuple[str, ...]:
+    return tuple(f"{trial} ({trial.origin})" for trial in done)
 
 
 def _sensitivity(

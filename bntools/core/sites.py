@@ -113,9 +113,11 @@ def _unfit(site: Site, call: Call, capture: Capture) -> Refusal | None:
         return Refusal(
             site, Reason.NO_MODULE, f"the operator is called in {call.owner or 'the model'} itself"
         )
-    hooks = capture.facts[site.module].hooks
-    if hooks:
-        return Refusal(site, Reason.HOOKED, f"{site.module} has {' and '.join(hooks)}")
+    facts = capture.facts[site.module]
+    if facts.compiled:
+        return Refusal(site, Reason.COMPILED, f"{site.module} is TorchScript")
+    if facts.hooks:
+        return Refusal(site, Reason.HOOKED, f"{site.module} has {' and '.join(facts.hooks)}")
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
     """Run *model* inside this, with a fixed random seed and without gradients, and it is as it was.
 
-    Restored on every exit, Ctrl-C included: modes, buffers (in place, so that aliases hold), embeddings
-    that renormalise themselves, and the random state of torch, numpy and Python. Gradients are never
-    made.
+    Restored on every exit, Ctrl-C included: modes and other attributes of its modules, which tensors and
+    modules they hold, buffers (in place, so that aliases hold), embeddings that renormalise themselves, and
+    the random state of torch, numpy and Python. Gradients are never made. What a forward does inside a list
+    or another object of its own stays done.
 
     Args:
         model: the module that is run.
@@ -30,7 +32,7 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
         >>> layer.running_mean.tolist()
         [0.0, 0.0]
     """
-    modes = [(module, module.training) for module in model.modules()]
+    attributes = [(d, d.copy()) for module in model.modules() for d in _dicts(module)]
     written = [(tensor, tensor.detach().clone(), tensor._version, sly) for tensor, sly in _writable(model)]
     devices = {t.device.index for t in model.parameters() if t.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()
@@ -43,12 +45,20 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        for module, mode in modes:
-            module.training = mode
+        for now, before in attributes:
+            if len(now) != len(before) or any(now.get(k, now) is not v for k, v in before.items()):
+                now.clear()
+                now.update(before)
         with torch.no_grad():
             for tensor, saved, version, sly in written:
                 if sly or tensor._version != version:
                     tensor.copy_(saved)
+
+
+def _dicts(module: nn.Module) -> Iterator[dict[str, Any]]:
+    yield vars(module)
+    held = (module._parameters, module._buffers, module._modules)
+    yield from (each for each in held if isinstance(each, dict))  # TorchScript has something else there
 
 
 def _writable(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:

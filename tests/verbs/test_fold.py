@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import bntools as bn
 from bntools.core.capture import fingerprint
 from tests.must_fold import CASES as MUST
-from tests.must_fold import Apply, x
 from tests.must_fold import Case as Must
+from tests.must_fold import x
 from tests.must_not_fold import CASES as MUST_NOT
 from tests.must_not_fold import Case as MustNot
 from tests.season import season
@@ -255,22 +255,6 @@ def test_control_flow_is_noted_and_its_twin_is_not() -> None:
     case = next(c for c in MUST if c.name == "control-flow-on-data")
     assert "control flow" in bn.fold(prepared(case), case.inputs).plan.notes[0]
     assert not bn.fold(conv_bn(), x(2, 3, 6, 6)).plan.notes
-
-
-def test_a_cache_that_the_forward_fills_is_ordinary_afterwards() -> None:
-    """What a model keeps from the capture must serve in training too: no inference tensors, no float64."""
-
-    def forward(m: Any, v: Tensor) -> Tensor:
-        if not hasattr(m, "cache"):
-            m.cache = m.conv.weight.sum()
-        return m.bn(m.conv(v)) * m.cache
-
-    net = season(Apply(forward, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)).eval())
-    surgery = bn.fold(net, x(2, 3, 6, 6))
-    assert not surgery.plan.edits, "the sum reads the weight"
-    assert not net.cache.is_inference()
-    assert net.cache.dtype is torch.float32
-    net.train()(x(2, 3, 6, 6)).sum().backward()
 
 
 def test_fold_twice_called_models_keep_one_fingerprint() -> None:

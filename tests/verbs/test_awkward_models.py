@@ -1,0 +1,113 @@
+"""Models whose code keeps things, counts calls, or looks at its BatchNorm: nothing is lost or wrong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bntools as bn
+from tests.must_fold import Apply, x
+from tests.must_not_fold import compiled
+from tests.season import season
+
+
+def net(forward: Callable[..., Tensor]) -> Any:
+    return season(Apply(forward, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)).eval())
+
+
+def test_attributes_that_the_forward_sets_are_as_they_were() -> None:
+    def forward(m: Any, v: Tensor) -> Tensor:
+        m.calls += 1
+        m.seen = v.shape
+        m.mask = torch.ones(1)
+        return m.bn(m.conv(v)) * m.calls * m.mask
+
+    model = net(forward)
+    model.calls = 0
+    model.register_buffer("mask", mask := torch.zeros(1))
+    surgery = bn.fold(model, x(2, 3, 6, 6))
+    assert surgery.report.verdict is bn.Verdict.PASSED
+    for each in (model, surgery.model):
+        assert each.calls == 0
+        assert not hasattr(each, "seen")
+        assert each.mask.item() == 0
+    assert model.mask is mask
+
+
+def test_a_cache_that_the_forward_fills_is_ordinary_afterwards() -> None:
+    """What a model keeps from the capture must serve in training too: no inference tensors, no float64."""
+
+    def forward(m: Any, v: Tensor) -> Tensor:
+        if "sum" not in m.cache:
+            m.cache["sum"] = m.conv.weight.sum()
+        return m.bn(m.conv(v)) * m.cache["sum"]
+
+    model = net(forward)
+    model.cache = {}
+    surgery = bn.fold(model, x(2, 3, 6, 6))
+    assert not surgery.plan.edits, "the sum reads the weight"
+    assert not model.cache["sum"].is_inference()
+    assert model.cache["sum"].dtype is torch.float32
+    model.train()(x(2, 3, 6, 6)).sum().backward()
+
+
+def test_a_tensor_that_is_kept_with_its_history_is_copied() -> None:
+    model = net(lambda m, v: m.bn(m.conv(v)) * m.kept.mean())
+    model.kept = model.bn.bias * 2
+    with pytest.raises(RuntimeError):
+        copy.deepcopy(model)
+    inputs = x(2, 3, 6, 6)
+    surgery = bn.fold(model, inputs)
+    assert surgery.report.verdict is bn.Verdict.PASSED
+    assert torch.allclose(surgery.model(inputs), model(inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["running_mean", "weight", "eps", "num_features"])
+def test_code_that_asks_a_folded_batchnorm_is_an_error_and_no_crash(name: str) -> None:
+    """The Identity that stands there has none of these."""
+    model = net(lambda m, v: m.bn(m.conv(v)) + torch.as_tensor(getattr(m.bn, name)).sum())
+    kept = dict(vars(model), **model._modules)
+    with pytest.raises(bn.PromiseError, match=f"does not run: AttributeError: .*{name}") as caught:
+        bn.fold(model, x(2, 3, 6, 6), inplace=True)
+    assert caught.value.report.verdict is bn.Verdict.FAILED
+    assert dict(vars(model), **model._modules) == kept
+
+
+def test_code_that_asks_for_the_class_is_found_out() -> None:
+    model = net(lambda m, v: m.bn(m.conv(v)) if isinstance(m.bn, nn.BatchNorm2d) else m.conv(v) * 2)
+    with pytest.raises(bn.PromiseError):
+        bn.fold(model, x(2, 3, 6, 6))
+
+
+def test_a_weight_that_is_read_through_a_list_is_found_out() -> None:
+    model = net(lambda m, v: m.bn(nn.functional.conv2d(v, m.weights[0], m.conv.bias)))
+    model.weights = [model.conv.weight]
+    with pytest.raises(bn.PromiseError):
+        bn.fold(model, x(2, 3, 6, 6))
+
+
+def test_a_branch_on_the_batch_size_is_found_out() -> None:
+    model = net(lambda m, v: m.bn(m.conv(v)) if len(v) > 1 else m.conv(v))
+    with pytest.raises(bn.PromiseError):
+        bn.fold(model, x(2, 3, 6, 6))
+
+
+def test_torchscript_inside_an_eager_model_stays_and_the_rest_folds() -> None:
+    script = compiled(nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), script)
+    surgery = bn.fold(season(model.eval()), x(2, 3, 6, 6))
+    assert [edit.site.name for edit in surgery.plan.edits] == ["1"]
+    assert len(surgery.plan.refusals) == 1
+    assert surgery.report.verdict is bn.Verdict.PASSED
+
+
+def test_what_has_no_values_is_no_model_yet() -> None:
+    with pytest.raises(bn.UsageError, match="meta device"):
+        bn.fold(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).to("meta").eval(), x(2, 3))
+    with pytest.raises(bn.UsageError, match="no shape yet"):
+        bn.fold(nn.Sequential(nn.LazyLinear(4), nn.BatchNorm1d(4)).eval(), x(2, 3))
