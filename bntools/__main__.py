@@ -10,23 +10,28 @@ from collections.abc import Sequence
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; whatever happens ends in one of the documented ones."""
     try:
-        from bntools.cli.app import app
-        from bntools.cli.config import defaults
+        _open_streams()
+        from bntools.cli.app import run
 
-        app(list(arguments) if arguments is not None else None, prog_name="bntools", default_map=defaults())
+        run(sys.argv[1:] if arguments is None else list(arguments))
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader has gone, as with `bntools inspect | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
-        from bntools.cli.render import exit_code_of, say_error
+        from bntools.cli.render import failure_of, say
 
-        say_error(error)
-        return exit_code_of(error)
+        failure = failure_of(error)
+        say(failure)
+        return failure.exit_code
     return 0
+
+
+def _open_streams() -> None:
+    """Who starts us may have closed them: Python has None then, and the next file would get their numbers."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 if __name__ == "__main__":

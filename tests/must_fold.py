@@ -343,6 +343,16 @@ CASES = [
         x(2, 3, 6, 6),
         1,
     ),
+    Case(
+        "instancenorm-without-affine-then-bn",
+        sequential(
+            lambda: nn.Conv2d(3, 4, 3),
+            lambda: nn.InstanceNorm2d(4, track_running_stats=True),
+            lambda: nn.BatchNorm2d(4),
+        ),
+        x(2, 3, 6, 6),
+        2,
+    ),
     Case("frozen-bn-in-training-model", _frozen_in_training, x(2, 3, 6, 6), 1),
     # between them
     Case(

@@ -59,6 +59,24 @@ class Shifting(nn.BatchNorm2d):
         return super().forward(v + 1)
 
 
+class ActTwice(BatchNormAct):
+    """A subclass that calls its child twice."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self.act(super().forward(v))
+
+
+class ActByAnotherName(nn.BatchNorm2d):
+    """A subclass whose child has the name of a method that a Sequential has."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.add_module("append", nn.ReLU())
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self._modules["append"](super().forward(v))
+
+
 class OwnArithmetic(nn.Module):
     """Running statistics, used in a way that is no BatchNorm."""
 
@@ -337,6 +355,12 @@ CASES = [
         lambda: nn.Sequential(nn.LayerNorm([4, 5]), nn.BatchNorm1d(4)),
         {"1": R.BLOCKED},
         x(2, 4, 5),
+    ),
+    Case("act-called-twice", lambda: nn.Sequential(nn.Conv2d(3, 4, 3), ActTwice(4)), {"1": R.SUBCLASS}),
+    Case(
+        "act-called-append",
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), ActByAnotherName(4)),
+        {"1": R.SUBCLASS},
     ),
     Case(
         "conv-is-torchscript",

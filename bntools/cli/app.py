@@ -1,4 +1,8 @@
-"""The command line as a whole. A command imports torch when it runs, not before."""
+"""The command line as a whole. A command imports torch when it runs, not before.
+
+`tests/bench/help_against_typer.py` holds the time of ``--help`` against that of importing Typer: what only a
+running command needs is therefore imported inside it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,17 @@ from typing import Annotated
 import typer
 
 from bntools import __version__
+from bntools.cli.config import defaults, options_of
 from bntools.cli.fold import fold
 from bntools.cli.inspect import inspect
 from bntools.cli.replay import replay
+from bntools.errors import UsageError
 
-EXIT_CODES = """[bold]Exit codes[/bold]
-
-\b
+EXIT_CODES = """\b
+[bold]Exit codes[/bold]
   0    done, or nothing to do
-  1    a check failed (a promise not kept, --strict, --max-remaining); nothing was written
-  2    wrong usage or configuration, or a file that is missing or unreadable
+  1    a check failed: promise, --strict, --max-remaining; nothing written
+  2    wrong usage or configuration; a file that is missing or unreadable
   3    refused for safety
   4    the model cannot be run or captured
   5    inconclusive, with --strict
@@ -50,5 +55,17 @@ def _all(
     pass
 
 
-for command in (inspect, fold, replay):
-    app.command()(command)
+for verb in (inspect, fold, replay):
+    app.command()(verb)
+
+
+def run(arguments: list[str]) -> None:
+    """Run a command line; it ends in an exception, a `SystemExit` or another."""
+    command = typer.main.get_command(app)
+    try:
+        known = defaults(options_of(command))
+    except UsageError:
+        if not {"-h", "--help", "--version"} & set(arguments):
+            raise
+        known = {}  # a file that cannot be read is no reason to refuse help
+    command(arguments, prog_name="bntools", default_map=known)

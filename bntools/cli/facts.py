@@ -22,3 +22,12 @@ class Output:
     what: str
     after: int
     before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a command did not do what it was asked for: what is wrong, what to do about it, the exit code."""
+
+    message: str
+    todo: str
+    exit_code: int

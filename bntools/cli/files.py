@@ -21,11 +21,21 @@ _TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 def check_output(found: Loaded, asked: Path | None, word: str, *, force: bool) -> Path:
     """The path to write to; an error now rather than after the work."""
-    path = asked or _beside(found, word)
-    if path.suffix not in (*_TORCH, ".safetensors"):
-        raise UsageError(
-            f"{path}: {path.suffix or 'no ending'} is not written today", todo="name a .pt or .safetensors"
-        )
+    return _checked(asked or _beside(found, word), (*_TORCH, ".safetensors"), force)
+
+
+def check_module(artefact: Path, asked: Path | None, *, force: bool) -> Path:
+    """The path to write a replayed module to; an error now rather than after the work."""
+    stem = artefact.stem.removesuffix(".folded")
+    return _checked(asked or artefact.with_name(f"{stem}.replayed.pt"), _TORCH, force)
+
+
+def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
+    if path.is_dir():
+        raise UsageError(f"{path}: a folder", todo="name a file")
+    if path.suffix not in endings:
+        known = "a .pt or .safetensors" if ".safetensors" in endings else "a .pt"
+        raise UsageError(f"{path}: {path.suffix or 'no ending'} is not written today", todo=f"name {known}")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")
     check_free(path, force)
@@ -38,7 +48,8 @@ def write(found: Loaded, surgery: Surgery, path: Path, *, force: bool) -> Output
     whole = found.pickled or found.kind is Kind.SPEC
     if path.suffix == ".safetensors":
         save(surgery, path, force=force)
-        what = "weights with their plan"
+        left = ", ".join(map(str, found.checkpoint or {}))
+        what = f"weights with their plan{f', without the entries {left}' if left else ''}"
     elif whole and found.checkpoint is None:
         write_torch(surgery.model, path, force=force)
         what = "a pickled module"
@@ -52,8 +63,6 @@ def write(found: Loaded, surgery: Surgery, path: Path, *, force: bool) -> Output
 def write_module(model: nn.Module, path: Path, *, force: bool, before: Path) -> Output:
     """Write a module, whatever it was made from."""
     size = before.stat().st_size
-    if path.suffix not in _TORCH:
-        raise UsageError(f"{path}: a module is written to {_TORCH[0]}", todo="name a .pt")
     write_torch(model, path, force=force)
     return Output(str(path), "a pickled module", path.stat().st_size, size)
 
@@ -62,6 +71,6 @@ def _beside(found: Loaded, word: str) -> Path:
     if found.path is None:
         return Path(f"{(found.spec or 'model').rpartition(':')[2]}.{word}.pt")
     suffix = ".safetensors" if found.kind is Kind.SAFETENSORS else found.path.suffix
-    if suffix not in (*_TORCH, ".safetensors"):
+    if found.kind is not Kind.SAFETENSORS and suffix not in _TORCH:
         suffix = ".pt"  # what a file is, is told by its content: a torch file may have any name
     return found.path.with_name(f"{found.path.stem}.{word}{suffix}")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bntools.cli import opening, reports, text
+from bntools.cli import opening
 from bntools.cli import options as o
-from bntools.cli.facts import Loading
+from bntools.cli.facts import Failure, Loading
 from bntools.cli.render import sink
 from bntools.errors import PromiseError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they import torch
 
 
 def fold(
+    context: typer.Context,
     model: o.Model,
     output: o.Out = None,
     arch: o.Arch = None,
@@ -52,7 +53,9 @@ def fold(
     ] = False,
     max_remaining: Annotated[
         int | None,
-        typer.Option(help="Fail if more BatchNorms than this stay.", min=0, envvar="BNTOOLS_MAX_REMAINING"),
+        typer.Option(
+            metavar="N", help="Fail if more than N BatchNorms stay.", min=0, envvar="BNTOOLS_MAX_REMAINING"
+        ),
     ] = None,
     benchmark: Annotated[
         bool, typer.Option("--benchmark", help="Measure the latency before and after.")
@@ -66,40 +69,33 @@ def fold(
 ) -> None:
     """Fold BatchNorm into the layers in front of it, prove it, and write the model.
 
-    Every BatchNorm is either folded or listed with the reason why not. The result is compared with the
-    original in float64 before anything is written.
+    Every BatchNorm is either folded or listed with the reason why not.
+    The result is compared with the original before anything is written.
     """
-    with sink("fold", format, as_json, quiet, verbose, traceback) as out:
+    with sink("fold", opening.form(context), quiet, verbose, traceback) as out:
+        opening.check_file(model)
+        from bntools.cli import reports, text
         from bntools.cli.files import check_output, write
         from bntools.core.exact import copied
         from bntools.core.latency import measure
-        from bntools.core.source import load
         from bntools.verbs.fold import fold as fold_model
 
         out.step("loading")
-        found = load(
-            model,
-            arch=arch,
-            arch_kwargs=opening.arguments(arch_kwargs),
-            key=key,
-            ema=ema,
-            trust=trust or (),
-            unsafe=unsafe,
-        )
+        found = opening.load(context, model)
         loading = Loading(model, found.what, found.unsafe)
         target = check_output(found, output, "folded", force=force or dry_run)
         opening.set_mode(found, keep_mode, out)
         original = copied(found.model) if benchmark and not dry_run else None
         surgery = fold_model(
             found.model,
-            opening.example(found, input, inputs),
+            opening.example(context, found),
             inplace=True,
             bake=bake_parametrizations,
             verify=not (no_verify or dry_run),
             progress=out.step,
         )
         plan, report = surgery.plan, surgery.report
-        failure = _failure(plan, report, strict, max_remaining)
+        failure = opening.not_captured(plan) or _failure(plan, report, strict, max_remaining)
         measured = None
         if original is not None and surgery.example is not None and failure is None:
             out.step("measuring the latency")
@@ -130,26 +126,20 @@ def fold(
             },
             {
                 o.Format.text: screen,
-                o.Format.github: lambda c: reports.github(c, "fold", plan, report),
+                o.Format.github: lambda c: reports.github(c, "fold", plan.sites, plan, report),
                 o.Format.markdown: lambda c: reports.markdown(c, loading, plan.sites, plan, report, written),
             },
+            failure,
         )
-        opening.check_captured(plan)
-        if failure is not None:
-            code, why = failure
-            out.note(f"{why}; nothing was written")
-            raise typer.Exit(code)
 
 
-def _failure(plan: Plan, report: Report, strict: bool, most: int | None) -> tuple[int, str] | None:
-    """The exit code and the sentence, if something that the caller asked for does not hold."""
+def _failure(plan: Plan, report: Report, strict: bool, most: int | None) -> Failure | None:
+    """What the caller asked for and does not hold."""
     remaining = len(plan.refusals)
     limit = 0 if strict and most is None else most
     if limit is not None and remaining > limit:
-        return (
-            PromiseError.exit_code,
-            f"{remaining} of {len(plan.sites)} BatchNorms stay, at most {limit} may",
-        )
+        why = f"{remaining} of {len(plan.sites)} BatchNorms stay, at most {limit} may"
+        return Failure(why, "nothing was written", PromiseError.exit_code)
     if strict and plan.edits and report.verdict.value == "inconclusive":
-        return 5, f"the proof is inconclusive: {report.why}"
+        return Failure(f"the proof is inconclusive: {report.why}", "nothing was written", 5)
     return None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import typer
 from rich.console import Console
 
-from bntools.cli import opening, reports, text
+from bntools.cli import opening
 from bntools.cli import options as o
 from bntools.cli.facts import Loading
 from bntools.cli.render import sink
 
 
 def inspect(
+    context: typer.Context,
     model: o.Model,
     arch: o.Arch = None,
     arch_kwargs: o.ArchKwargs = None,
@@ -31,28 +33,22 @@ def inspect(
 
     A state dict without --arch is listed by its names and shapes.
     """
-    with sink("inspect", format, as_json, quiet, verbose, traceback) as out:
-        from bntools.core.source import State, look
+    with sink("inspect", opening.form(context), quiet, verbose, traceback) as out:
+        opening.check_file(model)
+        from bntools.cli import reports, text
+        from bntools.core.source import State
         from bntools.verbs.inspect import inspect as census_of
         from bntools.verbs.inspect import inspect_tensors
 
         out.step("loading")
-        found = look(
-            model,
-            arch=arch,
-            arch_kwargs=opening.arguments(arch_kwargs),
-            key=key,
-            ema=ema,
-            trust=trust or (),
-            unsafe=unsafe,
-        )
+        found = opening.look(context, model)
         loading = Loading(model, found.what, found.unsafe)
         if isinstance(found, State):
             census = inspect_tensors(found.tensors)
         else:
             opening.set_mode(found, keep_mode, out)
             out.step("looking")
-            census = census_of(found.model, opening.example(found, input, inputs))
+            census = census_of(found.model, opening.example(context, found))
         example = f"{census.example} ({census.example.origin})" if census.example else ""
 
         def screen(console: Console) -> None:
@@ -65,11 +61,10 @@ def inspect(
             {"model": loading, "input": example or None, "sites": census.sites, "plan": census.plan},
             {
                 o.Format.text: screen,
-                o.Format.github: lambda c: reports.github(c, "inspect", census.plan),
+                o.Format.github: lambda c: reports.github(c, "inspect", census.sites, census.plan),
                 o.Format.markdown: lambda c: reports.markdown(
                     c, loading, census.sites, census.plan, None, None
                 ),
             },
+            opening.not_captured(census.plan) if census.plan else None,
         )
-        if census.plan is not None:
-            opening.check_captured(census.plan)

@@ -6,16 +6,91 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bntools.cli.render import Sink
+import typer
+
+from bntools.cli.facts import Failure
+from bntools.cli.options import Format
+from bntools.cli.render import Sink, failure_of
 from bntools.errors import CaptureError, UsageError
 
 if TYPE_CHECKING:  # they import torch
     from bntools.core.example import Example
     from bntools.core.plan import Plan
-    from bntools.core.source import Loaded
+    from bntools.core.source import Loaded, State
+
+_SOURCES = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP", "DEFAULT")
 
 
-def arguments(text: str | None) -> dict[str, Any] | None:
+def check_file(name: str | Path) -> None:
+    """Tell a file that is missing or no model, before seconds go into importing torch."""
+    from bntools.core.sniff import sniff
+
+    if not str(name):  # as an unset variable of a script leaves it; a Path of it is the working folder
+        raise UsageError("no file was named", todo="give a file or the name of an architecture")
+    path = Path(name)
+    try:
+        there = path.exists()
+    except OSError:
+        return
+    if there or isinstance(name, Path) or ":" not in name:  # else it is the name of an architecture
+        sniff(path)
+
+
+def load(context: typer.Context, model: str) -> Loaded:
+    """Open the model with the options of the command."""
+    from bntools.core.source import load as open_source
+
+    return open_source(model, **_how(context, model))
+
+
+def look(context: typer.Context, model: str) -> Loaded | State:
+    """Open the model with the options of the command, or the bare weights if they name no architecture."""
+    from bntools.core.source import look as open_source
+
+    return open_source(model, **_how(context, model))
+
+
+def _how(context: typer.Context, model: str) -> dict[str, Any]:
+    from bntools.core.sniff import Kind, sniff
+
+    given = context.params
+    key, ema = one_of(context, "key", "ema")
+    arch, keywords = given["arch"], given["arch_kwargs"]
+    path = Path(model)
+    whole = not path.exists() or sniff(path).kind is Kind.MODULE
+    if whole and arch is not None and _source(context, "arch") > 0:
+        # A default for weights says nothing about what needs none.
+        arch, keywords = None, keywords if _source(context, "arch_kwargs") == 0 else None
+    return {
+        "arch": arch,
+        "arch_kwargs": _arguments(keywords),
+        "key": key,
+        "ema": bool(ema),
+        "trust": given["trust"] or (),
+        "unsafe": given["unsafe"],
+    }
+
+
+def one_of(context: typer.Context, *names: str) -> tuple[Any, ...]:
+    """Of options that exclude each other, only those that come from the strongest source."""
+    given = {name: context.params[name] for name in names}
+    first = min((_source(context, name) for name in names if given[name]), default=0)
+    return tuple(v if v and _source(context, name) == first else None for name, v in given.items())
+
+
+def _source(context: typer.Context, name: str) -> int:
+    """Where a value comes from: 0 is the command line, then the environment, then a file."""
+    source = context.get_parameter_source(name)
+    return _SOURCES.index(source.name) if source is not None else len(_SOURCES)
+
+
+def form(context: typer.Context) -> Format:
+    """How the result is written: ``--json`` is short for a format, and no stronger than one."""
+    as_json, _ = one_of(context, "as_json", "format")
+    return Format.json if as_json else Format(context.params["format"])
+
+
+def _arguments(text: str | None) -> dict[str, Any] | None:
     """``--arch-kwargs``, read."""
     if text is None:
         return None
@@ -37,10 +112,11 @@ def set_mode(found: Loaded, keep: bool, out: Sink) -> None:
         out.note("the model was in training mode and was put in eval mode (--keep-mode leaves it)")
 
 
-def example(found: Loaded, shapes: list[str] | None, file: Path | None) -> Example | None:
+def example(context: typer.Context, found: Loaded) -> Example | None:
     """The input that was asked for, else none, and it will be guessed."""
     from bntools.core.inputs import parse_inputs, read_inputs
 
+    shapes, file = one_of(context, "input", "inputs")
     if shapes and file:
         raise UsageError("--input and --inputs exclude each other", todo="give one of them")
     if file is not None:
@@ -48,7 +124,9 @@ def example(found: Loaded, shapes: list[str] | None, file: Path | None) -> Examp
     return parse_inputs(shapes, found.model) if shapes else None
 
 
-def check_captured(plan: Plan) -> None:
+def not_captured(plan: Plan) -> Failure | None:
     """A model that does not run has its plan printed, and is an error all the same."""
-    if any(r.reason.value == "not-captured" for r in plan.refusals):
-        raise CaptureError(plan.refusals[0].detail, todo=plan.refusals[0].remedy)
+    for refusal in plan.refusals:
+        if refusal.reason.value == "not-captured":
+            return failure_of(CaptureError(refusal.detail, todo=refusal.remedy))
+    return None

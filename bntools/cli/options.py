@@ -23,7 +23,9 @@ class Format(StrEnum):
 Model = Annotated[
     str,
     typer.Argument(
-        help="A file, or timm:NAME, torchvision:NAME, package.module:factory.", show_default=False
+        metavar="MODEL",
+        help="A file, or timm:NAME, torchvision:NAME, package.module:factory.",
+        show_default=False,
     ),
 ]
 Arch = Annotated[
@@ -88,13 +90,17 @@ Inputs = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Where to; beside MODEL if not given.", rich_help_panel=_OUTPUT),
+    typer.Option("--output", "-o", help="Where to; beside the file if not given.", rich_help_panel=_OUTPUT),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.", rich_help_panel=_OUTPUT)]
 OutputFormat = Annotated[
     Format,
     typer.Option(
-        "--format", help="How to print the result.", rich_help_panel=_OUTPUT, envvar="BNTOOLS_FORMAT"
+        "--format",
+        metavar="FORMAT",
+        help="How to print the result: text, json, github or markdown.",
+        rich_help_panel=_OUTPUT,
+        envvar="BNTOOLS_FORMAT",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.", rich_help_panel=_OUTPUT)]

@@ -6,20 +6,24 @@ import dataclasses
 import io
 import json
 import math
+import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from typing import Any
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.status import Status
 
+from bntools.cli.facts import Failure
 from bntools.cli.options import Format
-from bntools.errors import BntoolsError
+from bntools.cli.printable import annotation, one_line, printable
+from bntools.errors import BntoolsError, CaptureError, UsageError
+
+if TYPE_CHECKING:
+    from rich.status import Status
 
 SCHEMA = 1
 
@@ -43,14 +47,19 @@ class Sink:
 
     def __init__(self, verb: str, form: Format, *, quiet: bool, verbose: bool) -> None:
         self.verb, self.form, self.quiet, self.verbose = verb, form, quiet, verbose
-        self.out = _Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        self.talk = Console(stderr=True, highlight=False, soft_wrap=True)
         self._stdout = sys.stdout  # kept, since the libraries get another one
+        if isinstance(self._stdout, io.TextIOWrapper):  # a name that stdout cannot spell is no error
+            self._stdout.reconfigure(errors="backslashreplace")
+        self.out = _Console(file=self._stdout, highlight=False, soft_wrap=True)
+        self.talk = Console(stderr=True, highlight=False, soft_wrap=True)
+        # Rich takes FORCE_COLOR for a terminal; a line that moves would fill a log.
+        self._moving = sys.stderr.isatty() and not self.talk.is_dumb_terminal and not quiet
         self._status: Status | None = None
+        self._answered = False
 
     def step(self, name: str) -> None:
         """What is being done now: a line that moves, on a terminal only."""
-        if self.quiet or not self.talk.is_terminal:
+        if not self._moving:
             return
         if self._status is None:
             self._status = self.talk.status(name)
@@ -67,90 +76,135 @@ class Sink:
         """Something that the reader should know, and that is no part of the result."""
         if not self.quiet:
             self.settle()
-            self.talk.print(f"[dim]note[/dim]  {escape(text)}")
+            self.talk.print(f"[dim]note[/dim]  {escape(printable(text))}")
 
-    def result(self, data: Mapping[str, Any], screens: Mapping[Format, Callable[[Console], None]]) -> None:
-        """Write the result: *data* as JSON, or the screen of the format that was asked for."""
-        self.settle()
-        if self.form is Format.json:
-            text = json.dumps(
-                _plain({"schema": SCHEMA, "command": self.verb, **data}), ensure_ascii=True, allow_nan=False
-            )
-            self._stdout.write(text + "\n")
-        else:
-            screens[self.form](self.out)
-        self._stdout.flush()
+    def result(
+        self,
+        data: Mapping[str, Any],
+        screens: Mapping[Format, Callable[[Console], None]],
+        failure: Failure | None = None,
+    ) -> None:
+        """Write the result: *data* as JSON, or the screen of the format that was asked for.
 
-    def error(self, error: Exception) -> None:
-        """One or two lines on stderr, and with JSON also an object on stdout."""
+        Args:
+            data: for JSON, which also gets the failure: there is one object, whatever happened.
+            screens: for each other format.
+            failure: why the command ends with another exit code than 0, all the same.
+
+        Raises:
+            typer.Exit: with the failure's code.
+        """
         self.settle()
-        if self.form is Format.json:
-            about: dict[str, Any] = {"message": _message(error), "todo": getattr(error, "todo", "")}
-            about["exit_code"] = exit_code_of(error)
-            self.result({"error": about, "report": getattr(error, "report", None)}, {})
-        if self.form is Format.github:
-            self._stdout.write(f"::error title=bntools {self.verb}::{_one_line(str(error))}\n")
-        say_error(error)
+        if failure is not None:
+            data = {**data, "error": failure}
+        with self._writing():
+            if self.form is Format.json:
+                self._object(data)
+            else:
+                screens[self.form](self.out)
+                self._annotate(failure)
+        if failure is not None:
+            say(failure)
+            raise typer.Exit(failure.exit_code)
+
+    def failed(self, failure: Failure, report: Any = None) -> None:
+        """One or two lines on stderr, and for programs also an object or an annotation on stdout."""
+        self.settle()
+        with self._writing():
+            if self.form is Format.json:
+                self._object({"error": failure, "report": report})
+            self._annotate(failure)
+        say(failure)
+
+    def _object(self, data: Mapping[str, Any]) -> None:
+        if not self._answered:
+            about = _plain({"schema": SCHEMA, "command": self.verb, **data})
+            self._answered = True
+            self._stdout.write(json.dumps(about, ensure_ascii=True, allow_nan=False) + "\n")
+
+    def _annotate(self, failure: Failure | None) -> None:
+        if self.form is Format.github and failure is not None:
+            text = f"{failure.message}; {failure.todo}" if failure.todo else failure.message
+            self._stdout.write(annotation("error", self.verb, text) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A reader that has gone changes nothing about what was done; any other failure is told."""
+        try:
+            yield
+            self._stdout.flush()
+        except BrokenPipeError:
+            _hush(self._stdout)
+        except OSError as error:
+            _hush(self._stdout)
+            raise UsageError(
+                f"stdout: cannot be written: {error.strerror or error}", todo="send it elsewhere"
+            ) from error
+
+
+def _hush(stream: Any) -> None:
+    """Let what is still to be written vanish; or Python complains about it when it ends."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @contextmanager
-def sink(
-    verb: str, form: Format, as_json: bool, quiet: bool, verbose: bool, show_traceback: bool
-) -> Iterator[Sink]:
+def sink(verb: str, form: Format, quiet: bool, verbose: bool, show_traceback: bool) -> Iterator[Sink]:
     """Run a command inside this: errors become their exit codes, and the libraries keep quiet."""
-    it = Sink(verb, Format.json if as_json else form, quiet=quiet, verbose=verbose)
+    it = Sink(verb, form, quiet=quiet, verbose=verbose)
     chatter = io.StringIO()
     try:
         with warnings.catch_warnings(record=True) as caught, redirect_stdout(chatter):
             warnings.simplefilter("always")
-            yield it
+            try:
+                yield it
+            except SystemExit as stop:  # from a model's own code: it must not pass for our success
+                raise CaptureError(
+                    f"the model's code ended the program (sys.exit({stop.code!r}))",
+                    todo="guard what runs on import with `if __name__ == '__main__'`",
+                ) from stop
     except (typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        it.settle()
-        it.talk.print("interrupted; nothing was written")
+        it.failed(Failure("interrupted", "no file was left half-written", 130))
         raise typer.Exit(130) from None
-    except BrokenPipeError:
-        raise
     except Exception as error:
-        it.error(error)
+        failure = failure_of(error)
+        try:
+            it.failed(failure, getattr(error, "report", None))
+        except UsageError as unwritable:
+            say(failure_of(unwritable))
         if show_traceback:
+            import traceback
+
             traceback.print_exc()
-        raise typer.Exit(exit_code_of(error)) from None
+        raise typer.Exit(failure.exit_code) from None
     finally:
         it.settle()
         if verbose:
             for line in [*chatter.getvalue().splitlines(), *(str(w.message) for w in caught)]:
-                it.talk.print(f"[dim]{escape(line)}[/dim]")
+                it.talk.print(f"[dim]{escape(printable(line.expandtabs()))}[/dim]")
 
 
-def exit_code_of(error: Exception) -> int:
-    """The documented exit code: 101 for what is no error of ours to foresee."""
-    return error.exit_code if isinstance(error, BntoolsError) else 101
-
-
-def say_error(error: Exception) -> None:
-    """Write an error to stderr in one or two lines."""
-    talk = Console(stderr=True, highlight=False, soft_wrap=True)
-    talk.print(f"[bold red]error[/bold red]  {escape(_message(error))}")
-    todo = getattr(error, "todo", "")
+def failure_of(error: Exception) -> Failure:
+    """The documented exit code and what to say: 101 for what is no error of ours to foresee."""
     if isinstance(error, BntoolsError):
-        if todo:
-            talk.print(f"       {escape(todo)}")
-    else:
-        talk.print("       this is a bug in bntools: please report it, with what --traceback shows")
-
-
-def _message(error: Exception) -> str:
-    return (
-        error.message
-        if isinstance(error, BntoolsError)
-        else f"{type(error).__name__}: {_one_line(str(error))}"
+        return Failure(one_line(error.message), one_line(error.todo), error.exit_code)
+    return Failure(
+        f"{type(error).__name__}: {one_line(str(error))[:500]}",
+        "this is a bug in bntools: please report it, with what --traceback shows",
+        101,
     )
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]
+def say(failure: Failure) -> None:
+    """Write a failure to stderr in one or two lines."""
+    talk = Console(stderr=True, highlight=False, soft_wrap=True)
+    talk.print(f"[bold red]error[/bold red]  {escape(failure.message)}")
+    if failure.todo:
+        talk.print(f"       {escape(failure.todo)}")
 
 
 def _plain(value: Any) -> Any:

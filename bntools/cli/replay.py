@@ -8,19 +8,24 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bntools.cli import opening, reports, text
+from bntools.cli import opening
 from bntools.cli import options as o
 from bntools.cli.facts import Loading
 from bntools.cli.render import sink
 
 
 def replay(
+    context: typer.Context,
     artefact: Annotated[
-        Path, typer.Argument(help="A file from `bntools fold` that carries a plan.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="ARTEFACT", help="A file from `bntools fold` that carries a plan.", show_default=False
+        ),
     ],
     model: Annotated[
         str,
         typer.Argument(
+            metavar="MODEL",
             help="A fresh model of the class that was folded: a file, or timm:NAME, torchvision:NAME, "
             "package.module:factory.",
             show_default=False,
@@ -33,6 +38,7 @@ def replay(
     ema: o.Ema = False,
     trust: o.Trust = None,
     unsafe: o.Unsafe = False,
+    keep_mode: o.KeepMode = False,
     force: o.Force = False,
     format: o.OutputFormat = o.Format.text,
     as_json: o.Json = False,
@@ -41,27 +47,22 @@ def replay(
     traceback: o.Traceback = False,
 ) -> None:
     """Turn a fresh model into the folded one that a file holds, and write it."""
-    with sink("replay", format, as_json, quiet, verbose, traceback) as out:
-        from bntools.cli.files import write_module
-        from bntools.core.source import load
+    with sink("replay", opening.form(context), quiet, verbose, traceback) as out:
+        opening.check_file(artefact)
+        opening.check_file(model)
+        from bntools.cli import reports, text
+        from bntools.cli.files import check_module, write_module
         from bntools.core.store import apply, read
 
+        target = check_module(artefact, output, force=force)
         out.step("reading the plan")
         stored = read(artefact)
         out.step("loading")
-        found = load(
-            model,
-            arch=arch,
-            arch_kwargs=opening.arguments(arch_kwargs),
-            key=key,
-            ema=ema,
-            trust=trust or (),
-            unsafe=unsafe,
-        )
+        found = opening.load(context, model)
         loading = Loading(model, found.what, found.unsafe)
+        opening.set_mode(found, keep_mode, out)
         out.step("folding")
         changed = apply(stored, found.model, inplace=True)
-        target = output or artefact.with_name(f"{artefact.name.split('.')[0]}.replayed.pt")
         written = write_module(changed, target, force=force, before=artefact)
 
         def screen(console: Console) -> None:
@@ -73,7 +74,7 @@ def replay(
             {"model": loading, "plan": stored.plan, "output": written},
             {
                 o.Format.text: screen,
-                o.Format.github: lambda c: reports.github(c, "replay", stored.plan),
+                o.Format.github: lambda c: reports.github(c, "replay", stored.plan.sites, stored.plan),
                 o.Format.markdown: lambda c: reports.markdown(
                     c, loading, stored.plan.sites, stored.plan, None, written
                 ),

@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
+from bntools.cli.printable import annotation, printable
 from bntools.core.plan import Plan, Site
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
     from bntools.core.verify import Report
 
 
-def github(out: Console, verb: str, plan: Plan | None, report: Report | None = None) -> None:
+def github(
+    out: Console, verb: str, sites: Sequence[Site], plan: Plan | None, report: Report | None = None
+) -> None:
     """A notice with the result, and a warning for each site that stays."""
-    if plan is None:
-        return
-    _plain(out, f"::notice title=bntools {verb}::{_escaped(summary(plan, report))}")
-    for refusal in plan.refusals:
+    _plain(out, annotation("notice", verb, summary(sites, plan, report)))
+    for refusal in plan.refusals if plan else ():
         text = f"{refusal.site.name}: {refusal.reason.value}: {refusal.detail}; {refusal.remedy}"
-        _plain(out, f"::warning title=bntools {verb}::{_escaped(text)}")
+        _plain(out, annotation("warning", verb, text))
 
 
 def markdown(
@@ -34,22 +35,27 @@ def markdown(
 ) -> None:
     """A summary and a table of all sites."""
     _plain(out, f"**{_cell(loading.name)}** ({_cell(loading.what)})\n")
-    if plan is not None:
-        _plain(out, f"{summary(plan, report)}\n")
+    _plain(out, f"{summary(sites, plan, report)}\n")
     if written is not None:
-        _plain(out, f"Written: `{written.path}`\n")
-    into = {e.site.name: f"`{e.host.path}` ({e.host.op})" for e in plan.edits} if plan else {}
+        _plain(out, f"Written: {_code(written.path)}\n")
+    into = {e.site.name: f"{_code(e.host.path)} ({e.host.op})" for e in plan.edits} if plan else {}
     why = {r.site.name: f"{r.reason.value}: {r.detail}" for r in plan.refusals} if plan else {}
+    if not sites:
+        return
     _plain(out, "| site | type | channels | folds into, or why not |")
     _plain(out, "|---|---|---:|---|")
     for site in sites:
         verdict = into.get(site.name) or _cell(why.get(site.name, ""))
-        _plain(out, f"| `{site.name}` | {site.kind} | {site.channels} | {verdict} |")
+        name = _code(site.name or "the model")
+        _plain(out, f"| {name} | {_cell(site.kind)} | {site.channels} | {verdict} |")
 
 
-def summary(plan: Plan, report: Report | None) -> str:
+def summary(sites: Sequence[Site], plan: Plan | None, report: Report | None) -> str:
     """The result in one sentence."""
-    text = f"{len(plan.edits)} of {len(plan.sites)} BatchNorms fold"
+    noun = "BatchNorm" if len(sites) == 1 else "BatchNorms"
+    if plan is None:
+        return f"{len(sites)} {noun}"
+    text = f"{len(plan.edits)} of {len(sites)} {noun} fold"
     if report is not None and report.verdict.value != "skipped":
         text += f"; {report.verdict.value}, off by {report.error:.1e} of the scale in float64"
     return text
@@ -60,9 +66,9 @@ def _plain(out: Console, text: str) -> None:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return printable(text).replace("|", "\\|")
 
 
-def _escaped(text: str) -> str:
-    """What GitHub's commands need escaped."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def _code(text: str) -> str:
+    """A name as code, which a cell can hold too; a backtick in it would end it."""
+    return f"`{_cell(text).replace('`', chr(39))}`"

@@ -7,14 +7,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
+from rich.markup import escape as markup_escape
 
 from bntools.cli.facts import Loading, Output
+from bntools.cli.printable import printable
 from bntools.core.plan import REMEDIES, Plan, Reason, Refusal, Site
 
 if TYPE_CHECKING:  # both import torch, which a screen can do without
     from bntools.core.latency import Latency
     from bntools.core.verify import Report
+
+
+def escape(text: str) -> str:
+    """What came from a file, as it can be shown: neither markup nor control characters work in it."""
+    return markup_escape(printable(text))
 
 
 def heading(out: Console, loading: Loading, example: str) -> None:
@@ -44,8 +50,8 @@ def census(out: Console, sites: Sequence[Site], plan: Plan | None) -> None:
     ]
     rows += [
         (
-            s.name or "the model",
-            s.kind,
+            printable(s.name) or "the model",
+            printable(s.kind),
             str(s.channels),
             _number(s.eps),
             _number(s.momentum),

@@ -55,9 +55,10 @@ def capture(model: nn.Module, example: Example) -> Capture:
         ['conv2d', 'batch_norm']
     """
     trace = Trace(model, _sees)
+    call = example.fresh()
     try:
         with untouched(model):
-            trace.run(model, example, example.tensors)
+            trace.run(model, call, call.tensors)
     except Exception as error:
         raise CaptureError(
             f"the model does not run on {example} ({example.origin}): "
@@ -188,18 +189,22 @@ def _parametrised(module: nn.Module) -> Iterator[str]:
 
 
 def _mentions(module: nn.Module, name: str) -> bool:
-    """Whether the forward that runs reads ``self.<name>``, as far as its code tells, ``super()`` too."""
+    """Whether the forward that runs reads ``self.<name>``, as far as its code and its methods' tell."""
     if "forward" in vars(module):
         return False  # somebody has put another one on the instance
-    for base in type(module).__mro__:
-        forward = vars(base).get("forward")
-        code = getattr(forward, "__code__", None)
-        if code is None:
-            continue
-        if name in code.co_names:
-            return True
-        if "super" not in code.co_names:
-            return False
+    seen, waiting = set(), ["forward"]
+    while waiting:
+        method = waiting.pop()
+        for base in type(module).__mro__:
+            code = getattr(vars(base).get(method), "__code__", None)
+            if code is None:
+                continue
+            if name in code.co_names:
+                return True
+            seen.add(method)
+            waiting += [n for n in code.co_names if n not in seen and hasattr(type(module), n)]
+            if "super" not in code.co_names:
+                break
     return False
 
 

@@ -51,6 +51,10 @@ class Example:
         args, kwargs = pytree.tree_map_only(torch.Tensor, change, (self.args, self.kwargs))
         return replace(self, args=args, kwargs=kwargs)
 
+    def fresh(self) -> Example:
+        """The same call on copies of its tensors, since a forward may write into what it is given."""
+        return self.map(lambda tensor: tensor.detach().clone())
+
     @property
     def tensors(self) -> list[torch.Tensor]:
         """The tensors of the call, in a fixed order."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
-from bntools.core.affine import ACTIVATIONS
-from bntools.core.capture import fingerprint
 from bntools.core.compute import get_tensor
-from bntools.core.plan import Edit, Part, Plan
+from bntools.core.fit import check_fit, keys_of, made, registered
+from bntools.core.plan import Edit, Part, Plan, plain
 from bntools.errors import PlanError
-
-_CLASSES = frozenset(name for name, _ in ACTIVATIONS.values())
 
 
 def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
@@ -39,7 +37,7 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
     Raises:
         PlanError: if the plan or the tensors do not fit the model, which is then untouched.
     """
-    _check(model, plan, tensors)
+    check_fit(model, plan, tensors)
     undo = _remember(model, plan)
     try:
         for edit in plan.edits:
@@ -60,9 +58,13 @@ def bypass_(model: nn.Module, plan: Plan) -> None:
         rest: nn.Module | None = None
         for path in edit.removes:
             parent, _, name = path.rpartition(".")
-            owner = model.get_submodule(parent)
+            owner, module = registered(model, parent), registered(model, path)
+            if owner is None or module is None:
+                raise PlanError(
+                    f"plan: {plain(edit.site.name)}: {plain(path)} has gone", todo="fold the model again"
+                )
             if rest is None:
-                rest = _rest(owner.get_submodule(name), edit.keeps)
+                rest = _rest(module, edit.keeps)
             owner._modules[name] = rest
 
 
@@ -74,8 +76,7 @@ def _rest(module: nn.Module, keeps: tuple[Part, ...]) -> nn.Module:
         return nn.Identity().train(module.training)
     rest = nn.Sequential()
     for part in keeps:
-        child = getattr(nn, part.op)(*part.args) if part.op else module.get_submodule(part.name)
-        rest.add_module(part.name, child)
+        rest.add_module(part.name, made(part) if part.op else module.get_submodule(part.name))
     rest.training = module.training
     return rest
 
@@ -84,6 +85,9 @@ def _write(model: nn.Module, edit: Edit, tensors: Mapping[str, Tensor]) -> None:
     host = edit.host
     old = get_tensor(model, host.weight_key)
     weight = tensors[host.weight_key]
+    if old is None:  # a norm without a weight: it goes where its BatchNorm is
+        var = model.get_submodule(edit.removes[0]).running_var
+        weight = weight.to(var.device) if isinstance(var, Tensor) else weight
     for key in host.weight or (host.new_weight,):
         weight = _put(model, key, weight, like=old)
     if host.layout == "table":
@@ -100,6 +104,8 @@ def _put(model: nn.Module, key: str, tensor: Tensor, like: Tensor | None) -> Ten
     module = model.get_submodule(path)
     if like is not None:
         tensor = tensor.to(like.device)
+        if tensor.shape == like.shape and tensor.stride() != like.stride():  # a file keeps no memory format
+            tensor = torch.empty_like(like, requires_grad=False).copy_(tensor)
     if name in module._buffers:
         module._buffers[name] = tensor
         return tensor
@@ -117,6 +123,7 @@ def _bake(module: nn.Module, name: str) -> None:
             remove_weight_norm(module, name)
         elif isinstance(hook, SpectralNorm) and hook.name == name:
             remove_spectral_norm(module, name)
+    _forget_loading(module, name)
     if not parametrize.is_parametrized(module, name):
         return
     # Not torch's remove_parametrizations: it deletes the property from the class, which copies share.
@@ -135,92 +142,37 @@ def _bake(module: nn.Module, name: str) -> None:
     module.register_parameter(name, nn.Parameter(torch.empty(0, device=device), requires_grad=grad))
 
 
-def _is_parametrised(module: nn.Module, name: str) -> bool:
-    hooks = module._forward_pre_hooks.values()
-    old_style = any(isinstance(h, WeightNorm | SpectralNorm) and h.name == name for h in hooks)
-    return old_style or parametrize.is_parametrized(module, name)
+def _forget_loading(module: nn.Module, name: str) -> None:
+    """Drop what torch's removers leave: hooks that look for the parametrised tensor when a state is loaded.
 
-
-# Checking
-
-
-def _check(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
-    if plan.fingerprint != fingerprint(model):
-        raise PlanError(
-            "plan: it was made for a model with other tensors (names or shapes differ)",
-            todo="give a fresh instance of the class that was folded, with the same arguments",
-        )
-    expected = {k for e in plan.edits for k in _keys(e)}
-    if expected != set(tensors):
-        differ = ", ".join(sorted(expected ^ set(tensors))[:5])
-        raise PlanError(
-            f"plan: the tensors that it needs and those given differ: {differ}", todo="fold the model again"
-        )
-    for edit in plan.edits:
-        for problem in _problems(model, edit, tensors):
-            raise PlanError(f"plan: {edit.site.name}: {problem}", todo="fold the model again")
-
-
-def _keys(edit: Edit) -> Iterator[str]:
-    yield edit.host.weight_key
-    if edit.host.layout != "table":
-        yield edit.host.bias_key
-
-
-def _problems(model: nn.Module, edit: Edit, tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    """What of an edit cannot be done on this model; a plan from a file may say anything."""
-    host = edit.host
-    for key in (*host.weight, *host.bias, host.new_weight, host.new_bias):
-        if host.bake and key in host.weight:
-            continue
-        try:
-            there = get_tensor(model, key)
-        except AttributeError:
-            yield f"there is no {key}"
-            return
-        made = key in (host.new_weight, host.new_bias)
-        if key and not made and there is None:
-            yield f"{key} is absent"
-        if there is not None and key in tensors:
-            new = tensors[key]
-            if (there.shape, there.dtype) != (new.shape, new.dtype):
-                yield f"{key} is {list(there.shape)} {there.dtype}, the new one {list(new.shape)} {new.dtype}"
-        if key and there is None and tuple(tensors[key].shape) != (edit.site.channels,):
-            yield f"{key} should get shape [{edit.site.channels}], the new one is {list(tensors[key].shape)}"
-    if host.bake and not _is_parametrised(model.get_submodule(host.path), host.bake):
-        yield f"{host.bake} of {host.path} is not parametrised"
-    for path in edit.removes:
-        try:
-            module = model.get_submodule(path)
-        except AttributeError:
-            yield f"there is no module {path}"
-            return
-        if not path or not hasattr(module, "running_mean"):
-            yield f"{path or 'the model'} is no BatchNorm"
-        for part in edit.keeps:
-            if part.op and part.op not in _CLASSES:
-                yield f"{part.op} is no activation that a BatchNorm can leave behind"
-            if not part.op and part.name not in module._modules:
-                yield f"{path} has no child {part.name}"
-
-
-# Undoing
+    One of them makes the state dict of the plain module unloadable, the other the module unpicklable.
+    """
+    for key, wrapper in list(module._load_state_dict_pre_hooks.items()):
+        hook = getattr(wrapper, "hook", wrapper)
+        spectral = isinstance(hook, SpectralNormLoadStateDictPreHook) and hook.fn.name == name
+        if spectral or getattr(hook, "__qualname__", "").startswith("weight_norm.<locals>"):
+            del module._load_state_dict_pre_hooks[key]
 
 
 def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
     """Keep what the edits will touch; the function that it returns puts all of it back."""
-    paths = {key.rpartition(".")[0] for e in plan.edits for key in (*e.host.weight, *e.host.bias, *_keys(e))}
+    paths = {
+        key.rpartition(".")[0] for e in plan.edits for key in (*e.host.weight, *e.host.bias, *keys_of(e))
+    }
     paths |= {path.rpartition(".")[0] for e in plan.edits for path in e.removes}
-    kept: list[tuple[nn.Module, type, dict[str, Any]]] = []
+    paths |= {e.host.path for e in plan.edits if e.host.bake}
+    kept: list[tuple[nn.Module, type, dict[str, Any], list[tuple[dict[Any, Any], dict[Any, Any]]]]] = []
     for module in {id(m): m for m in map(model.get_submodule, sorted(paths))}.values():
-        state = {name: v.copy() if isinstance(v, dict) else v for name, v in module.__dict__.items()}
-        kept.append((module, type(module), state))
+        # The dicts stay the ones that they are: the handle of a hook holds on to its own.
+        inner = [(v, v.copy()) for v in vars(module).values() if type(v) in (dict, OrderedDict)]
+        kept.append((module, type(module), vars(module).copy(), inner))
 
     def undo() -> None:
-        for module, kind, state in kept:
+        for module, kind, state, inner in kept:
             with suppress(TypeError):
                 module.__class__ = kind
-            module.__dict__.clear()
-            module.__dict__.update(state)
+            for now, before in ((vars(module), state), *inner):
+                now.clear()
+                now.update(before)
 
     return undo

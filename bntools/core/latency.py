@@ -43,6 +43,7 @@ def measure(before: nn.Module, after: nn.Module, example: Example, runs: int = 3
         runs: of each, after a few to warm up.
     """
     times: dict[int, list[float]] = {0: [], 1: []}
+    example = example.fresh()
     with untouched(before), untouched(after):
         for turn in range(runs + WARM_UP):
             for index, model in enumerate((before, after)):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from bntools.errors import PlanError
 
@@ -47,6 +47,7 @@ class Reason(StrEnum):
     SHARED_BN = "shared-bn"
     COMPUTED_WEIGHT = "computed-weight"
     PARAMETRISED = "parametrised"
+    COMPILED = "compiled"
     NO_BIAS = "no-bias"
     UNSUPPORTED_TYPE = "unsupported-type"
     OVERFLOW = "overflow"
@@ -72,6 +73,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.SHARED_BN: "give each call a BatchNorm of its own",
     Reason.COMPUTED_WEIGHT: "replace the layer by a plain one that holds the computed weight",
     Reason.PARAMETRISED: "bake the parametrization: --bake-parametrizations, or bake=True",
+    Reason.COMPILED: "fold the module that was compiled, and compile the result",
     Reason.NO_BIAS: "give the layer a bias of zeros that its forward uses",
     Reason.UNSUPPORTED_TYPE: "fold before quantising or casting to that type",
     Reason.OVERFLOW: "fold in a wider dtype",
@@ -236,37 +238,38 @@ class Plan:
         try:
             raw = json.loads(text)
             version = raw.pop("version")
-            if version != VERSION:
+            if type(version) is not int or version != VERSION:
                 raise PlanError(
-                    f"plan: expected version {VERSION}, it has {version}",
+                    f"plan: expected version {VERSION}, it has {plain(version)}",
                     todo="use the bntools that wrote it",
                 )
-            return cls(
-                verb=raw["verb"],
-                edits=tuple(_edit(e) for e in raw["edits"]),
-                refusals=tuple(
-                    Refusal(Site(**r["site"]), Reason(r["reason"]), r["detail"]) for r in raw["refusals"]
-                ),
-                fingerprint=raw["fingerprint"],
-                notes=tuple(raw["notes"]),
-                promise=Promise(raw["promise"]),
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return cast(Plan, _value(cls, raw, "plan"))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise PlanError(
-                f"plan: not one that bntools wrote ({error})", todo="fold the model again"
+                f"plan: not one that bntools wrote ({plain(error)})", todo="fold the model again"
             ) from None
 
 
-def _edit(raw: dict[str, Any]) -> Edit:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw["host"].items()}
-    host = Host(**fields)
-    keeps = tuple(Part(p["name"], p["op"], tuple(p["args"])) for p in raw["keeps"])
-    gamma, beta, mean, var = raw["reads"]
-    return Edit(
-        Site(**raw["site"]),
-        host,
-        (gamma, beta, mean, var),
-        tuple(raw["through"]),
-        tuple(raw["removes"]),
-        keeps,
-    )
+def _value(kind: Any, raw: Any, at: str) -> Any:
+    """What *raw* stands for in a field of type *kind*; anything but that is an error that names the field."""
+    of = get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(raw, dict):
+        types = get_type_hints(kind)
+        if types.keys() != raw.keys():
+            raise ValueError(f"{at} has other fields: {', '.join(sorted(types.keys() ^ raw.keys())[:3])}")
+        return cast(Any, kind)(**{name: _value(types[name], raw[name], f"{at}.{name}") for name in types})
+    if get_origin(kind) is tuple and isinstance(raw, list):
+        each = of[:1] * len(raw) if of[-1] is ... else of
+        return tuple(_value(k, v, f"{at}[{i}]") for i, (k, v) in enumerate(zip(each, raw, strict=True)))
+    if isinstance(kind, type) and issubclass(kind, StrEnum) and type(raw) is str:
+        return kind(raw)
+    kinds = (kind,) if get_origin(kind) is tuple else of or (kind,)
+    # A bool is an int to Python, not to us; a whole number may stand for a float, if it fits one.
+    if type(raw) in kinds or (type(raw) is int and float in kinds and float(raw) == raw):
+        return raw
+    raise TypeError(f"{at} is {plain(raw)}")
+
+
+def plain(value: object, size: int = 80) -> str:
+    """What a file says, for a message: on one line, and no longer than that."""
+    return ascii(str(value))[1:-1][:size]

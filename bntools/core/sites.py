@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.calls import Call, Capture, ModuleCall, Stored, Value
 from bntools.core.plan import Part, Reason, Refusal, Site
@@ -138,8 +140,13 @@ def _keeps(call: Call, known: _Index) -> tuple[Part, ...] | str:
         step = known.calls.get(index) if index < module.end else None
         if child is not None:
             children.remove(child)
+            name = child.path.rpartition(".")[2]
+            if name in {part.name for part in parts} or hasattr(nn.Sequential, name):
+                return (
+                    f"{child.path} is called twice, or has a name that its place in a Sequential cannot have"
+                )
             if child.outputs != child.inputs:  # else it is an Identity
-                parts.append(Part(child.path.rpartition(".")[2]))
+                parts.append(Part(name))
             now, index = child.outputs[0], child.end
         elif (
             step is not None

@@ -223,7 +223,7 @@ def _safetensors(sniffed: Sniffed) -> dict[str, Tensor]:
         from safetensors.torch import load
 
         # Not load_file: on some systems its tensors are views of the open file, which a save replaces.
-        return load(sniffed.path.read_bytes())
+        tensors = load(sniffed.path.read_bytes())
     except ImportError as error:
         raise SourceError(f"{sniffed.path}: needs safetensors", todo="pip install safetensors") from error
     except Exception as error:  # the library raises its own and torch's errors on damaged bytes
@@ -231,6 +231,13 @@ def _safetensors(sniffed: Sniffed) -> dict[str, Tensor]:
         raise SourceError(
             f"{sniffed.path}: a damaged safetensors file ({reason})", todo="download it again"
         ) from error
+    # The library hands them out in another order each time.
+    return {key: tensors[key] for key in sorted(tensors, key=_place)}
+
+
+def _place(key: str) -> list[str]:
+    """Layer 10 comes after layer 9."""
+    return [part.zfill(9) if part.isdigit() else part for part in key.split(".")]
 
 
 def _state_of_module(where: str, model: nn.Module) -> dict[str, Any]:

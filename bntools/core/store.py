@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
+import pickle
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bntools.core.atomic import check_free as check_free
+from bntools.core.atomic import replacing
 from bntools.core.capture import first_line
 from bntools.core.exact import copied
 from bntools.core.graft import graft_
-from bntools.core.plan import Plan
+from bntools.core.plan import Plan, plain
 from bntools.core.sniff import Kind, sniff
 from bntools.core.source import state_of
 from bntools.core.surgery import Surgery
-from bntools.errors import BntoolsError, PlanError, SourceError, UsageError
+from bntools.errors import PlanError, SourceError, UsageError
 
 KEY = "bntools"
 """The key of the plan: in the header of a safetensors file, and in a checkpoint."""
+
+ENTRY = "bntools.entry"
+"""The key, in a checkpoint, of the name of the entry that was changed: there may be several models in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +72,29 @@ def save(surgery: Surgery, path: str | Path, *, force: bool = False) -> Path:
     return path
 
 
+class _Pickler(pickle._Pickler):
+    """Writes a set in the order of its members' own bytes: that of their hashes differs from run to run."""
+
+    def save_sorted(self, members: set[Any] | frozenset[Any]) -> None:
+        ordered = sorted(members, key=pickle.dumps)
+        self.save_reduce(type(members), (ordered,), obj=members)  # type: ignore[attr-defined]
+
+    dispatch: ClassVar[Any] = {**pickle._Pickler.dispatch, set: save_sorted, frozenset: save_sorted}
+
+
+_PICKLE = SimpleNamespace(__name__="pickle", Pickler=_Pickler)
+
+
 def write_torch(content: Any, path: Path, *, force: bool) -> None:
     """`torch.save`, whole or not at all."""
     with replacing(path, force=force) as part, part.open("wb") as file:
         try:
-            torch.save(content, file)  # to a file object: a path would stand in the archive
-        except (AttributeError, TypeError, RuntimeError, ValueError) as error:
-            if isinstance(error, OSError):
-                raise
+            torch.save(content, file, _PICKLE)  # to a file object: a path would stand in the archive
+        except (AttributeError, TypeError, RuntimeError, ValueError, pickle.PicklingError) as error:
+            if isinstance(
+                error.__context__, OSError
+            ):  # a full disk, and then an archive that cannot be closed
+                raise error.__context__ from None
             raise UsageError(
                 f"{path}: the model cannot be pickled: {first_line(error)}", todo="write to .safetensors"
             ) from error
@@ -84,22 +103,32 @@ def write_torch(content: Any, path: Path, *, force: bool) -> None:
 def checkpoint(surgery: Surgery, others: Mapping[str, Any], entry: str, *, whole: bool) -> dict[str, Any]:
     """A checkpoint with the changed model or state dict, its plan, and the entries that it had besides."""
     changed = surgery.model if whole else dict(surgery.model.state_dict())
-    return {**others, entry: changed, KEY: surgery.plan.to_json()}
+    return {**others, entry: changed, KEY: surgery.plan.to_json(), ENTRY: entry}
 
 
 def write_artefact(model: nn.Module, plan: Plan, path: Path) -> None:
     """Write all tensors of *model* with *plan* in the header; tied tensors stand there once."""
     saved = model.state_dict(keep_vars=True)
     odd = [key for key, value in saved.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise UsageError(f"{path.name}: {odd[0]} is no tensor", todo="write to .pt")
+    hosts = {key for e in plan.edits for key in (e.host.weight_key, e.host.bias_key) if key}
+    if odd or hosts - saved.keys():
+        why = f"{odd[0]} is no tensor" if odd else f"{min(hosts - saved.keys())} is not in the state dict"
+        raise UsageError(f"{path.name}: {why}", todo="write to .pt")
     first: dict[int, str] = {}
     tied = {key: name for key, t in saved.items() if (name := first.setdefault(id(t), key)) != key}
-    stored = {key: t.detach().cpu().contiguous() for key, t in saved.items() if key not in tied}
-    shared = Counter(t.untyped_storage().data_ptr() for t in stored.values())
-    stored = {k: t.clone() if shared[t.untyped_storage().data_ptr()] > 1 else t for k, t in stored.items()}
     header = json.dumps({"plan": json.loads(plan.to_json()), "tied": tied}, sort_keys=True)
-    save_file(stored, path, metadata={KEY: header})
+    try:
+        stored = {key: t.detach().cpu().contiguous() for key, t in saved.items() if key not in tied}
+        shared = Counter(t.untyped_storage().data_ptr() for t in stored.values())
+        own = {k: t.clone() if shared[t.untyped_storage().data_ptr()] > 1 else t for k, t in stored.items()}
+        save_file(own, path, metadata={KEY: header})
+    except safetensors.SafetensorError as error:  # among them a full disk
+        raise SourceError(f"{path.name}: cannot be written: {first_line(error)}") from error
+    except (KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path.name}: the weights are of a kind that safetensors does not hold: {first_line(error)}",
+            todo="write to .pt",
+        ) from error
 
 
 def read(path: Path) -> Artefact:
@@ -112,10 +141,13 @@ def read(path: Path) -> Artefact:
     if sniff(path).kind in (Kind.ARTEFACT, Kind.SAFETENSORS):
         return _read_safetensors(path)
     state = state_of(path)
-    plan = (state.checkpoint or {}).get(KEY)
+    plan, entry = ((state.checkpoint or {}).get(key) for key in (KEY, ENTRY))
     if not isinstance(plan, str):
         raise PlanError(f"{path}: {state.what}, without a plan", todo="give a file that bntools wrote")
-    return Artefact(Plan.from_json(plan), state.tensors)
+    if isinstance(entry, str) and entry != state.entry:
+        state = state_of(path, entry)
+    # A prefix that a wrapper left was stripped before the fold: what is here is the model's own.
+    return Artefact(Plan.from_json(plan), {state.prefix + key: t for key, t in state.tensors.items()})
 
 
 def _read_safetensors(path: Path) -> Artefact:
@@ -128,16 +160,25 @@ def _read_safetensors(path: Path) -> Artefact:
     try:
         with safetensors.safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {}).get(KEY, "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+            # Cloned: a view of the file changes with it, and its odd address changes how products round.
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118, no dict
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file") from None
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise SourceError(f"{path}: not a readable safetensors file: {first_line(error)}") from None
     if not isinstance(header, dict):
         raise PlanError(f"{path}: a safetensors file without a plan", todo="give one that bntools wrote")
-    for key, name in header.get("tied", {}).items():
-        tensors[key] = tensors[name]
-    return Artefact(Plan.from_json(json.dumps(header.get("plan"))), tensors)
+    tied = header.get("tied")
+    if header.keys() != {"plan", "tied"} or not isinstance(tied, dict):
+        raise PlanError(f"{path}: its plan is not one that bntools wrote", todo="fold the model again")
+    for key, name in tied.items():
+        if key in tensors or not isinstance(name, str) or name not in tensors or name in tied:
+            raise PlanError(
+                f"{path}: {plain(key)} is tied to a tensor that is not there",
+                todo="fold the model again",
+            )
+    both = {**tensors, **{key: tensors[name] for key, name in tied.items()}}
+    return Artefact(Plan.from_json(json.dumps(header["plan"])), both)
 
 
 def replay(path: str | Path, model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -161,79 +202,65 @@ def replay(path: str | Path, model: nn.Module, *, inplace: bool = False) -> nn.M
 
 def apply(artefact: Artefact, model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """`replay` for an artefact that is already in memory."""
-    target = model if inplace else copied(model)
+    # What an old weight_norm has computed with gradients cannot be copied, and is computed anew.
+    computed = [
+        t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf
+    ]
+    target = model if inplace else copied(model, {id(t): t.detach().clone() for t in computed})
     needed = {k for e in artefact.plan.edits for k in (e.host.weight_key, e.host.bias_key)}
     undo = graft_(target, artefact.plan, {k: t for k, t in artefact.tensors.items() if k in needed})
+    kept: list[tuple[Tensor, Tensor]] = []
     try:
-        _fit(target, artefact)
-        target.load_state_dict(dict(artefact.tensors), strict=True)
+        there = _fit(target, artefact)
+        if inplace:
+            kept += [(t, t.detach().clone()) for key, t in there.items() if key not in needed]
+        try:
+            target.load_state_dict(dict(artefact.tensors), strict=True)
+        except RuntimeError as error:  # a module that loads its own part in its own way
+            raise PlanError(f"plan: cannot be loaded: {first_line(error)}") from error
+        _loaded(target, artefact)
     except BaseException:
+        with torch.no_grad():
+            for tensor, before in kept:
+                tensor.copy_(before)
         undo()
         raise
     return target
 
 
-def _fit(model: nn.Module, artefact: Artefact) -> None:
+def _fit(model: nn.Module, artefact: Artefact) -> dict[str, Tensor]:
     """Check every tensor before any is loaded: loading stops half-way and casts in silence."""
-    there = {k: t for k, t in model.state_dict(keep_vars=True).items() if isinstance(t, Tensor)}
-    for key in sorted(there.keys() ^ artefact.tensors.keys()):
-        where = "the model" if key in there else "the file"
+    saved = model.state_dict(keep_vars=True)
+    odd = [key for key, value in saved.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise PlanError(f"plan: {odd[0]} of the model is no tensor, the file has only tensors")
+    for key in sorted(saved.keys() ^ artefact.tensors.keys()):
+        where = "the model" if key in saved else "the file"
         raise PlanError(
-            f"plan: only {where} has {key}", todo="build the model with the arguments of the folded one"
+            f"plan: only {where} has {plain(key)}",
+            todo="build the model with the arguments of the folded one",
         )
     for key, new in artefact.tensors.items():
-        old = there[key]
+        old = saved[key]
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise PlanError(
                 f"plan: {key} is {list(old.shape)} {old.dtype} in the model, "
                 f"{list(new.shape)} {new.dtype} in the file",
                 todo="build the model with the arguments and the dtype of the folded one",
             )
+    return saved
 
 
-@contextmanager
-def replacing(path: Path, *, force: bool) -> Iterator[Path]:
-    """A temporary file that takes the place of *path* when the block ends well, and vanishes if not.
-
-    Raises:
-        UsageError: if *path* exists and not *force*.
-        SourceError: if it cannot be written.
-    """
-    part: Path | None = None
-    try:
-        path = path.resolve()  # the file behind a link is replaced, not the link
-        check_free(path, force)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        os.close(handle)
-        part = Path(name)
-        yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        check_free(path, force)
-        part.replace(path)
-        part = None
-    except BntoolsError:
-        raise
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if part is not None:
-            with suppress(OSError):
-                part.unlink()
+def _loaded(model: nn.Module, artefact: Artefact) -> None:
+    """Check that the model holds what the file holds: two names of one tensor there may be two here."""
+    for key, value in model.state_dict(keep_vars=True).items():
+        if not _same_bits(value, artefact.tensors[key]):
+            raise PlanError(
+                f"plan: {key} cannot be as it is in the file, the model ties it to another tensor",
+                todo="build the model with the arguments of the folded one",
+            )
 
 
-def check_free(path: Path, force: bool) -> None:
-    """Refuse a folder, and a file that is there already unless *force*."""
-    if path.is_dir():
-        raise UsageError(f"{path}: a folder", todo="name a file")
-    if path.exists() and not force:
-        raise UsageError(
-            f"{path}: exists", todo="add --force (force=True) to replace it, or name another with -o"
-        )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    one, two = (t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
+    return torch.equal(one, two)

@@ -127,9 +127,8 @@ def observe(
             hook = _tap(path, samples, calls)
             stack.callback(model.get_submodule(path).register_forward_hook(hook, with_kwargs=True).remove)
         if double:
-            example = example.map(exact)
             stack.enter_context(in_float64())
-        result = example(model)
+        result = (example.map(exact) if double else example.fresh())(model)
     leaves = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
     return Observation(tuple(t.detach().cpu() for t in leaves), samples)
 

@@ -1,0 +1,150 @@
+"""Whether a plan fits a model: a plan from a file may say anything, and nothing may be half done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from bntools.core.affine import ACTIVATIONS
+from bntools.core.capture import fingerprint
+from bntools.core.plan import Edit, Part, Plan, plain
+from bntools.core.untouched import untouched
+from bntools.errors import PlanError
+
+_CLASSES = {name: len(args) for name, args in ACTIVATIONS.values()}
+
+
+def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
+    """Check everything that `bntools.core.graft.graft_` is about to do.
+
+    Raises:
+        PlanError: if the plan or the tensors do not fit the model.
+    """
+    if plan.fingerprint != fingerprint(model):
+        raise PlanError(
+            "plan: it was made for a model with other tensors (names or shapes differ)",
+            todo="give a fresh instance of the class that was folded, with the same arguments",
+        )
+    expected = {k for e in plan.edits for k in keys_of(e)}
+    if expected != set(tensors):
+        differ = ", ".join(map(plain, sorted(expected ^ set(tensors))[:5]))
+        raise PlanError(
+            f"plan: the tensors that it needs and those given differ: {differ}", todo="fold the model again"
+        )
+    for edit in plan.edits:
+        for problem in _problems(model, edit, tensors):
+            raise PlanError(
+                f"plan: {plain(edit.site.name)}: {plain(problem, 300)}", todo="fold the model again"
+            )
+
+
+def keys_of(edit: Edit) -> Iterator[str]:
+    """The keys of the tensors that an edit changes or makes."""
+    yield edit.host.weight_key
+    if edit.host.layout != "table":
+        yield edit.host.bias_key
+
+
+def _problems(model: nn.Module, edit: Edit, tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """What of an edit cannot be done on this model; a plan from a file may say anything."""
+    yield from _problems_of_host(model, edit, tensors)
+    if not edit.removes:
+        yield "it removes no BatchNorm"
+    for path in edit.removes:
+        module = registered(model, path)
+        if module is None:
+            yield f"there is no module {path}"
+            return
+        mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+        if not path or not isinstance(mean, Tensor) or not isinstance(var, Tensor):
+            yield f"{path or 'the model'} is no BatchNorm"
+        elif mean.numel() != edit.site.channels:
+            yield f"{path} has {mean.numel()} channels, not {edit.site.channels}"
+        for part in edit.keeps:
+            if not part.op and part.name not in module._modules:
+                yield f"{path} has no child {part.name}"
+    taken = {*vars(nn.Sequential()), *dir(nn.Sequential)}
+    for part in edit.keeps:
+        if part.op and not _is_activation(part):
+            yield f"{part.op} is no activation that a BatchNorm can leave behind"
+        if not part.name or "." in part.name or part.name in taken:
+            yield f"{part.name or 'nothing'} is no name for what it keeps"
+        taken.add(part.name)
+
+
+def _problems_of_host(model: nn.Module, edit: Edit, tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    host, weight = edit.host, tensors[edit.host.weight_key]
+    biases = bool(host.bias) + bool(host.new_bias)
+    if bool(host.weight) is bool(host.new_weight) or biases != (host.layout != "table"):
+        yield f"it names no weight or bias of {host.path or 'the model'}, or two"
+        return
+    for keys, made in ((host.weight, host.new_weight), (host.bias, host.new_bias)):
+        baked = host.bake if keys is host.weight else ""
+        there = [_standing(model, key, host.path if baked else None, baked) for key in keys]
+        if made and _standing(model, made) is not None:
+            yield f"there is no place for {made}"
+        for key, old in zip(keys, there, strict=True):
+            if not isinstance(old, Tensor):
+                yield f"there is no {key}" + (f" that could be baked in {host.path}" if baked else "")
+            elif old is not there[0] and not baked:
+                yield f"{keys[0]} and {key} are one tensor in the plan and two in the model"
+        for key in (*keys[:1], made) if keys or made else ():
+            like = there[0] if keys else None
+            want = (
+                (like.shape, like.dtype)
+                if isinstance(like, Tensor)
+                else ((edit.site.channels,), weight.dtype)
+            )
+            new = tensors.get(key)
+            if new is not None and (new.shape, new.dtype) != want:
+                yield f"{key} should be {list(want[0])} {want[1]}, not {list(new.shape)} {new.dtype}"
+
+
+def _standing(model: nn.Module, key: str, path: str | None = None, baked: str = "") -> Tensor | str | None:
+    """What stands under a key: a tensor, None where one can be made, else a word."""
+    owner, name = registered(model, key.rpartition(".")[0]), key.rpartition(".")[2]
+    if owner is None:
+        return "missing"
+    if not baked:
+        return {**owner._buffers, **owner._parameters}.get(name, "missing")
+    if owner is not registered(model, path or "") or name != baked or not _is_parametrised(owner, name):
+        return "missing"
+    with untouched(owner):
+        shape = getattr(owner, name).shape
+    # The old kind keeps the computed tensor as an attribute, in whatever type it was last computed in.
+    return next(p for p in owner.parameters() if p.is_floating_point()).detach().new_empty(shape)
+
+
+def made(part: Part) -> nn.Module:
+    """A new module for what a BatchNorm does besides."""
+    module: nn.Module = getattr(nn, part.op)(*part.args)
+    return module
+
+
+def _is_activation(part: Part) -> bool:
+    """Whether a part is one that `bntools.core.sites` makes."""
+    if len(part.args) != _CLASSES.get(part.op, -1):
+        return False
+    if part.op == "GELU":
+        return part.args[0] in ("none", "tanh")
+    return all(type(a) in (int, float) for a in part.args) and (
+        part.op != "Hardtanh" or float(part.args[0]) < float(part.args[1])
+    )
+
+
+def registered(model: nn.Module, path: str) -> nn.Module | None:
+    """The module of that path, by the registered children only; None if there is none."""
+    module: nn.Module | None = model
+    for name in path.split(".") if path else ():
+        module = module._modules.get(name) if module is not None else None
+    return module
+
+
+def _is_parametrised(module: nn.Module, name: str) -> bool:
+    hooks = module._forward_pre_hooks.values()
+    old_style = any(isinstance(h, WeightNorm | SpectralNorm) and h.name == name for h in hooks)
+    return old_style or parametrize.is_parametrized(module, name)
