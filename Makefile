@@ -11,7 +11,7 @@ help:
 	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed'
 	@echo 'make test    ruff, mypy and the tests'
 	@echo 'make zoo     fold every architecture of tests/zoo.py'
-	@echo 'make bench   time and memory against torch.fx'
+	@echo 'make bench   time and memory of a fold against torch.fx, --help against typer'
 	@echo 'make clean   remove the environment and all that was built'
 
 $(READY): pyproject.toml constraints.txt
@@ -35,6 +35,7 @@ zoo: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench.fold_against_fx
+	$(BIN)/python -m tests.bench.help_against_typer
 
 clean:
 	rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

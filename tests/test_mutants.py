@@ -189,8 +189,9 @@ def test_a_fault_in_the_shipped_tensors_is_found(monkeypatch: pytest.MonkeyPatch
         return folded
 
     monkeypatch.setattr(compute, "fold_weight", nudge)
-    with pytest.raises(bn.PromiseError, match="is not the tensor that was proven right"):
+    with pytest.raises(bn.PromiseError, match="is not the tensor that was proven right") as caught:
         bn.fold(net(), x(2, 4, 4, 6))
+    assert caught.value.report.broken == "1"
 
 
 def test_a_check_without_power_is_inconclusive() -> None:

@@ -52,7 +52,7 @@ def check_free(path: Path, force: bool) -> None:
         raise UsageError(f"{path}: no ordinary file", todo="name another")
     if path.exists() and not force:
         raise UsageError(
-            f"{path}: exists", todo="add --force (force=True) to replace it, or name another with -o"
+            f"{path}: exists", todo="name another file, or replace it with --force (in Python: force=True)"
         )
 
 

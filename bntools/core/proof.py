@@ -40,12 +40,14 @@ class Proof:
     """The verdict on the algebra, and what is needed to judge the model that carries its result.
 
     Args:
+        plan: what was proven.
         report: of the comparison in float64.
         tensors: the new tensors before they are rounded to the model's dtype.
         trials: the inputs.
         exact, shipped: what the original returned on them, in float64 and in its own dtype.
     """
 
+    plan: Plan
     report: Report
     tensors: Mapping[str, Tensor]
     trials: Sequence[Example]
@@ -67,9 +69,11 @@ class Proof:
         error, noise = _worst(shipped, self.exact), _worst(self.shipped, self.exact)
         report = replace(report, shipped_error=error, noise=noise, agreement=min(known) if known else None)
         if off:
-            return replace(
-                report, verdict=Verdict.FAILED, why=f"{off[0]} is not the tensor that was proven right"
+            site = next(
+                e.site.name for e in self.plan.edits if off[0] in (e.host.weight_key, e.host.bias_key)
             )
+            why = f"{off[0]} is not the tensor that was proven right"
+            return replace(report, verdict=Verdict.FAILED, broken=site, why=why)
         if not math.isfinite(error) and math.isfinite(noise):
             why = "the folded model returns values that are not finite in its own dtype, or of another shape"
             return replace(report, verdict=Verdict.FAILED, why=why)
@@ -115,7 +119,7 @@ def prove(model: nn.Module, plan: Plan, example: Example, progress: Callable[[st
     try:
         after = [observe(twin, trial, taps=taps) for trial in done]
     except Exception as error:  # code that asks a BatchNorm for its attributes finds another module there
-        return Proof(_does_not_run(error, done), tensors, done, before, shipped)
+        return Proof(plan, _does_not_run(error, done), tensors, done, before, shipped)
     undo()
     progress("running it without its BatchNorms")
     bypass_(twin, plan)
@@ -129,7 +133,7 @@ def prove(model: nn.Module, plan: Plan, example: Example, progress: Callable[[st
         before, after, shipped = ([runs[i] for i in kept] for runs in (before, after, shipped))
         done = [done[i] for i in kept]
         report = _doubted(compare(before, after, bypassed, sites), moves[0])
-    return Proof(replace(report, inputs=_named(done)), tensors, done, before, shipped)
+    return Proof(plan, replace(report, inputs=_named(done)), tensors, done, before, shipped)
 
 
 def _does_not_run(error: Exception, done: Sequence[Example]) -> Report:
