@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from bntools.cli.facts import Output
+from bntools.core.atomic import check_free
 from bntools.core.sniff import Kind
-from bntools.core.store import check_free, checkpoint, save, write_torch
+from bntools.core.store import checkpoint, save, write_torch
 from bntools.errors import UsageError
 
 if TYPE_CHECKING:

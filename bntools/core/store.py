@@ -16,7 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bntools.core.atomic import check_free as check_free
 from bntools.core.atomic import replacing
 from bntools.core.capture import first_line
 from bntools.core.exact import copied
@@ -91,10 +90,8 @@ def write_torch(content: Any, path: Path, *, force: bool) -> None:
         try:
             torch.save(content, file, _PICKLE)  # to a file object: a path would stand in the archive
         except (AttributeError, TypeError, RuntimeError, ValueError, pickle.PicklingError) as error:
-            if isinstance(
-                error.__context__, OSError
-            ):  # a full disk, and then an archive that cannot be closed
-                raise error.__context__ from None
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # a full disk, and then an archive that cannot be closed
             raise UsageError(
                 f"{path}: the model cannot be pickled: {first_line(error)}", todo="write to .safetensors"
             ) from error
@@ -202,11 +199,7 @@ def replay(path: str | Path, model: nn.Module, *, inplace: bool = False) -> nn.M
 
 def apply(artefact: Artefact, model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """`replay` for an artefact that is already in memory."""
-    # What an old weight_norm has computed with gradients cannot be copied, and is computed anew.
-    computed = [
-        t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor) and not t.is_leaf
-    ]
-    target = model if inplace else copied(model, {id(t): t.detach().clone() for t in computed})
+    target = model if inplace else copied(model)
     needed = {k for e in artefact.plan.edits for k in (e.host.weight_key, e.host.bias_key)}
     undo = graft_(target, artefact.plan, {k: t for k, t in artefact.tensors.items() if k in needed})
     kept: list[tuple[Tensor, Tensor]] = []

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 import bntools as bn
 import tests.torchvision_ops  # noqa: F401, before torchvision
+from bntools.core.atomic import replacing
 from bntools.core.latency import measure
-from bntools.core.store import replacing
 from tests.season import season
 
 MODELS = ("resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_b0", "densenet121")
