@@ -556,7 +556,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     bn.save(surgery, link)  # to where a link leads, there may be nothing yet
     whole = target.read_bytes()
     target.write_bytes(b"old")
-    with pytest.raises(bn.UsageError, match="exists; replace it with --force"):
+    with pytest.raises(bn.UsageError, match="exists; name another file, or replace it with --force"):
         bn.save(surgery, link)
     bn.save(surgery, link, force=True)
     assert link.is_symlink()
@@ -569,7 +569,7 @@ def test_force_and_endings(tmp_path: Path) -> None:
     for name in ("m.pt", "m.pth", "m.safetensors"):
         path = bn.save(surgery, str(tmp_path / name))
         path.write_bytes(b"old")
-        with pytest.raises(bn.UsageError, match="exists; replace it with --force"):
+        with pytest.raises(bn.UsageError, match="exists; name another file, or replace it with --force"):
             bn.save(surgery, path)
         assert path.read_bytes() == b"old"
         bn.save(surgery, path, force=True)
