@@ -56,13 +56,22 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo.setdefault(id(value), value.detach().clone())
+    given = set(memo)
     try:
-        return copy.deepcopy(model, memo)
+        twin = copy.deepcopy(model, memo)
     except Exception as error:
         raise CaptureError(
             f"the model cannot be copied: {type(error).__name__}: {first_line(error)}",
             todo="take out of it what copy.deepcopy cannot copy",
         ) from error
+    own = {id(each) for each in (*twin.modules(), *twin.parameters(), *twin.buffers())} - given
+    for path, module in model.named_modules():
+        if not own.isdisjoint(map(id, (module, *module.parameters(False), *module.buffers(False)))):
+            raise CaptureError(
+                f"the model cannot be copied: copy.deepcopy leaves {path or 'it'} shared with the original",
+                todo="let its __deepcopy__ copy",
+            )
+    return twin
 
 
 def exact(tensor: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from bntools.core.leaves import tensors_of
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -30,8 +32,8 @@ class Example:
     def of(cls, inputs: Any, model: nn.Module) -> Example:
         """Read *inputs* as a call of *model*: a tensor, a tuple of arguments, or a dict.
 
-        A dict is keyword arguments if ``forward`` has parameters of those names, else it is
-        one positional argument.
+        A list is one argument, as detectors take their images. A dict is keyword arguments if
+        ``forward`` has parameters of those names, else it is one positional argument.
         """
         if isinstance(inputs, Example):
             return inputs
@@ -39,8 +41,8 @@ class Example:
             if _accepts(model, inputs):
                 return cls((), dict(inputs))
             return cls((inputs,))
-        if isinstance(inputs, tuple | list):
-            return cls(tuple(inputs))
+        if isinstance(inputs, tuple):
+            return cls(inputs)
         return cls((inputs,))
 
     def __call__(self, model: nn.Module) -> Any:
@@ -58,7 +60,7 @@ class Example:
     @property
     def tensors(self) -> list[torch.Tensor]:
         """The tensors of the call, in a fixed order."""
-        return [t for t in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(t, torch.Tensor)]
+        return list(tensors_of((self.args, self.kwargs)))
 
     def __str__(self) -> str:
         shapes = [f"{'x'.join(map(str, t.shape)) or 'scalar'} {str(t.dtype)[6:]}" for t in self.tensors]

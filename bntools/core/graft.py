@@ -16,6 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from bntools.core.compute import get_tensor
 from bntools.core.fit import check_fit, keys_of, made, registered
 from bntools.core.plan import Edit, Part, Plan, plain
+from bntools.core.untouched import restore
 from bntools.errors import PlanError
 
 
@@ -172,7 +173,6 @@ def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
             with suppress(TypeError):
                 module.__class__ = kind
             for now, before in ((vars(module), state), *inner):
-                now.clear()
-                now.update(before)
+                restore(now, before)
 
     return undo

@@ -166,7 +166,8 @@ def _sensitivity(
 def _doubted(report: Report, move: float) -> Report:
     """A failure on the given input that its own sensitivity may explain proves nothing either way."""
     worst = max([report.error, *(site.error for site in report.sites)])
-    if report.verdict is not Verdict.FAILED or move <= _CHAOS or worst > _DOUBT * move:
+    told = move <= _CHAOS or not math.isfinite(move) or worst > _DOUBT * move
+    if report.verdict is not Verdict.FAILED or told:
         return report
     why = (
         f"the outputs differ by {worst:.1e} of the scale in float64, and on these inputs an ulp in each "
@@ -228,12 +229,16 @@ def verify(a: nn.Module, b: nn.Module, inputs: object) -> Report:
     for trial in trials(example):
         try:
             reference = observe(one, trial)
+            if not reference.outputs:
+                why = "the reference returns nothing that could be compared"
+                return Report(Verdict.INCONCLUSIVE, inputs=_named([trial]), why=why)
+            other = observe(two, trial)
         except Exception as problem:
             if trial is example:
-                raise CaptureError(f"the model does not run on {example}: {first_line(problem)}") from problem
+                raise CaptureError(f"a model does not run on {example}: {first_line(problem)}") from problem
             continue
-        error = max(error, difference(observe(two, trial).outputs, reference.outputs))
-        seen.append(f"{trial} ({trial.origin})")
+        error = max(error, difference(other.outputs, reference.outputs))
+        seen.append(trial)
     failed = error > TOLERANCE
     why = f"the outputs differ by {error:.1e} of the scale in float64" if failed else ""
-    return Report(Verdict.FAILED if failed else Verdict.PASSED, error, inputs=tuple(seen), why=why)
+    return Report(Verdict.FAILED if failed else Verdict.PASSED, error, inputs=_named(seen), why=why)

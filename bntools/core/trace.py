@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bntools.core.calls import Call, ModuleCall, Stored, Value
+from bntools.core.leaves import tensors_of
 
 # A tensor's content becomes a Python number here, and with it perhaps a branch.
 _TO_PYTHON = frozenset({"_local_scalar_dense", "item", "is_nonzero", "equal", "allclose"})
@@ -73,20 +74,19 @@ class Trace(TorchDispatchMode):
         self.varying |= brought
         with self._module_hooks(), torch._C._AutoDispatchBelowAutograd(), self:
             result = call(model)
-        for leaf in pytree.tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._show(self._value(leaf).memory, "output")
-        leaf = result = None
-        known = brought | self.outside.keys()
+        for leaf in tensors_of(result):
+            self._show(self._value(leaf).memory, "output")
+        known = brought | self.outside.keys() | {stored.memory for stored in self._stored.values()}
         if self._alive(known):
             gc.collect()  # a frame in a cycle is nobody who looks
+        # The result is still there: what hides in it where no walk comes to is alive with it.
         for memory in self._alive(known):
             self._show(memory, "kept")
 
     def _alive(self, known: set[int]) -> list[int]:
-        """The memories of the inputs' consequences that still exist, although nobody got them returned."""
+        """The memories that the run made and that still exist, although nobody was seen to get them."""
         alive = (memory for memory, storage in self._storages.values() if not storage.expired())
-        return [memory for memory in alive if memory in self.varying and memory not in known]
+        return [memory for memory in alive if memory not in known]
 
     def _show(self, memory: int, to: str) -> None:
         seen = self.outside.setdefault(memory, [])
@@ -186,8 +186,7 @@ class Trace(TorchDispatchMode):
             self._show(value.memory, f"a hook on {path or 'the model'}")
 
     def _tensors(self, tree: Any) -> tuple[Value, ...]:
-        leaves = (t for t in pytree.tree_leaves(tree) if isinstance(t, Tensor) and id(t) not in self._stored)
-        return tuple(self._value(t) for t in leaves)
+        return tuple(self._value(t) for t in tensors_of(tree) if id(t) not in self._stored)
 
 
 class _Schema(NamedTuple):

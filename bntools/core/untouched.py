@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+_ALONE = threading.RLock()
+
 
 @contextmanager
 def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
@@ -18,8 +21,8 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
 
     Restored on every exit, Ctrl-C included: modes and other attributes of its modules, which tensors and
     modules they hold, buffers (in place, so that aliases hold), embeddings that renormalise themselves, and
-    the random state of torch, numpy and Python. Gradients are never made. What a forward does inside a list
-    or another object of its own stays done.
+    the random state of torch, numpy and Python. Gradients are never made. What a forward does to a parameter,
+    or inside a list or another object of its own, stays done. One thread at a time: these are of the process.
 
     Args:
         model: the module that is run.
@@ -32,6 +35,11 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
         >>> layer.running_mean.tolist()
         [0.0, 0.0]
     """
+    with _ALONE:
+        yield from _untouched(model, seed)
+
+
+def _untouched(model: nn.Module, seed: int) -> Iterator[None]:
     attributes = [(d, d.copy()) for module in model.modules() for d in _dicts(module)]
     written = [(tensor, tensor.detach().clone(), tensor._version, sly) for tensor, sly in _writable(model)]
     devices = {t.device.index for t in model.parameters() if t.device.type == "cuda"}
@@ -46,13 +54,19 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(numpy)
         for now, before in attributes:
-            if len(now) != len(before) or any(now.get(k, now) is not v for k, v in before.items()):
-                now.clear()
-                now.update(before)
+            restore(now, before)
         with torch.no_grad():
             for tensor, saved, version, sly in written:
                 if sly or tensor._version != version:
                     tensor.copy_(saved)
+
+
+def restore(now: dict[Any, Any], before: dict[Any, Any]) -> None:
+    """Make a dict what it was, in an order in which nothing is missing if Ctrl-C comes between."""
+    if len(now) != len(before) or any(now.get(k, now) is not v for k, v in before.items()):
+        now.update(before)
+        for key in now.keys() - before.keys():
+            del now[key]
 
 
 def _dicts(module: nn.Module) -> Iterator[dict[str, Any]]:
@@ -69,3 +83,4 @@ def _writable(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
         yield from ((b, sly) for b in module.buffers(recurse=False) if not b.is_inference())
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
             yield module.weight, False
+        yield from ((t, False) for t in vars(module).values() if isinstance(t, Tensor) and t.is_leaf)

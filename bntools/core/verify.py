@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from bntools.core.exact import exact, in_float64
 from bntools.core.example import Example
+from bntools.core.leaves import values_of
 from bntools.core.untouched import untouched
 
 TOLERANCE = 1e-8
@@ -29,6 +29,8 @@ TOLERANCE = 1e-8
 POWER = 10 * TOLERANCE
 """A check has power if bypassing the edited layers would have moved the values by more than this."""
 _SAMPLE = 1 << 16
+_MASK = 1e4
+"""Equal values that are this large, and this much larger than all that differ, say nothing of their scale."""
 
 
 class Verdict(StrEnum):
@@ -129,8 +131,7 @@ def observe(
         if double:
             stack.enter_context(in_float64())
         result = (example.map(exact) if double else example.fresh())(model)
-    leaves = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
-    return Observation(tuple(t.detach().cpu() for t in leaves), samples)
+    return Observation(tuple(t.detach().cpu() for t in values_of(result)), samples)
 
 
 def _tap(path: str, samples: dict[str, Sample], calls: Counter[str]) -> Any:
@@ -139,17 +140,24 @@ def _tap(path: str, samples: dict[str, Sample], calls: Counter[str]) -> Any:
         name = path if calls[path] == 1 else f"{path}#{calls[path]}"
         if not isinstance(out, Tensor):
             return
-        count = out.numel()
-        # Evenly spread over all of it, so that every channel is in it.
-        at = torch.arange(min(count, _SAMPLE)) * count // max(1, min(count, _SAMPLE))
-        scale = float(out.abs().max()) if count else 0.0
+        out, count = out.detach(), out.numel()
+        # Drawn at random, since steps of equal length could pass by the same channels each time.
+        drawn = torch.Generator().manual_seed(0)
+        at = torch.randint(count, (_SAMPLE,), generator=drawn) if count > _SAMPLE else torch.arange(count)
+        scale = _largest(out)
         power = 0.0
         for came in (*args, *kwargs.values()):
-            if isinstance(came, Tensor) and came.shape == out.shape and count:
-                power = _share(float((out - came).abs().max()), scale)
-        samples[name] = Sample(out.detach().flatten()[at].clone(), scale, power)
+            if isinstance(came, Tensor) and came.shape == out.shape:
+                power = _share(_largest(out - came), scale)
+        samples[name] = Sample(out.flatten()[at.to(out.device)].clone(), scale, power)
 
     return hook
+
+
+def _largest(values: Tensor) -> float:
+    """The largest absolute value of those that are finite."""
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
 
 
 def difference(a: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
@@ -186,8 +194,19 @@ def _difference(x: Tensor, reference: Tensor, scale: float | None = None) -> flo
         return math.inf
     if not finite.any():
         return 0.0
-    delta = float((x - reference)[finite].abs().max())
-    return _share(delta, float(reference[finite].abs().max()) if scale is None else scale)
+    x, reference = x[finite], reference[finite]
+    delta = float((x - reference).abs().max())
+    return _share(delta, _scale(x, reference) if scale is None else scale)
+
+
+def _scale(x: Tensor, reference: Tensor) -> float:
+    """The largest reference value, unless it is a constant that masks: -1e9 would hide every difference."""
+    largest = float(reference.abs().max())
+    if largest >= _MASK:
+        moved = _largest(reference[x != reference])
+        if 0 < moved <= largest / _MASK:
+            return moved
+    return largest
 
 
 def _share(delta: float, scale: float) -> float:

@@ -64,7 +64,7 @@ _OPS: dict[str, Any] = {
     "add": torch.add,
     "mul": torch.mul,
     "cat": lambda a, b: torch.cat((a, b), 1),
-    "add_": lambda a, b: a.add_(b),
+    "add_": lambda a, b: a.add_(b.clone()),
     "copy_": lambda a, b: a.clone().copy_(b),
     "swap halves": lambda v: torch.cat(v.chunk(2, 1)[::-1], 1),
 }
