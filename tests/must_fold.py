@@ -26,6 +26,23 @@ class Case:
     bake: bool = False
 
 
+class Spelt(nn.Module):
+    """A BatchNorm spelt out as arithmetic, along the axis that *shape* says."""
+
+    def __init__(self, channels: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape, self.eps = shape, 1e-5
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.ones(channels))
+
+    def forward(self, v: Tensor) -> Tensor:
+        w, b, m, s = (
+            t.reshape(self.shape) for t in (self.weight, self.bias, self.running_mean, self.running_var)
+        )
+        scale = w * (s + self.eps).rsqrt()
+        return v * scale + (b - m * scale)
+
+
 def sequential(*layers: Any) -> Callable[[], nn.Module]:
     """A builder of ``nn.Sequential``: each layer is a builder or a module without weights."""
     return lambda: nn.Sequential(
@@ -395,6 +412,40 @@ CASES = [
         1,
     ),
     Case(
+        "spelt-out-on-features",
+        lambda: nn.Sequential(nn.Linear(6, 4), Spelt(4, (-1,))),
+        x(5, 6),
+        1,
+    ),
+    Case(
+        "spelt-out-on-maps", lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Spelt(4, (4, 1, 1))), x(2, 3, 6, 6), 1
+    ),
+    Case(
+        "one-token-squeezed",
+        lambda: Apply(
+            lambda m, v: m.bn(m.fc(v).reshape(v.shape[0], 4)), fc=nn.Linear(6, 4), bn=nn.BatchNorm1d(4)
+        ),
+        x(2, 1, 6),
+        1,
+    ),
+    Case(
+        "reshaped-where-a-view-needs-the-layout",
+        lambda: Apply(
+            lambda m, v: F.relu(m.bn(m.fc(v).transpose(1, 2))).reshape(len(v), -1),
+            fc=nn.Linear(6, 4),
+            bn=nn.BatchNorm1d(4),
+        ),
+        x(2, 5, 6),
+        1,
+    ),
+    Case(
+        "gamma-shared-with-a-bn-that-stays",
+        lambda: _shared_gamma(),
+        x(2, 3, 6, 6),
+        1,
+        stay=1,
+    ),
+    Case(
         "functional-conv",
         lambda: Apply(
             lambda m, v: m.bn(F.conv2d(v, m.conv.weight, m.conv.bias)),
@@ -469,6 +520,12 @@ CASES = [
         bake=True,
     ),
 ]
+
+
+def _shared_gamma() -> nn.Module:
+    bn, other = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    other.weight = bn.weight
+    return Apply(lambda m, v: m.other(F.relu(m.bn(m.conv(v)))), conv=nn.Conv2d(3, 4, 3), bn=bn, other=other)
 
 
 def _without_bias() -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bntools.core.plan import Reason
-from tests.must_fold import Apply, BatchNormAct, x
+from tests.must_fold import Apply, BatchNormAct, Spelt, x
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Case:
     inputs: Any = field(default_factory=lambda: x(2, 3, 6, 6))
     fold: tuple[str, ...] = ()
     train: bool = False
+    bake: bool = False
 
 
 def pair(forward: Callable[..., Any], **children: nn.Module) -> Callable[[], nn.Module]:
@@ -43,6 +45,13 @@ def compiled(module: nn.Module) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.script(module)
+
+
+@dataclass
+class Record:
+    """What a forward may return, and ``torch.utils._pytree`` takes for a leaf."""
+
+    features: Tensor
 
 
 class Doubling(nn.BatchNorm2d):
@@ -195,11 +204,69 @@ def _two_readers(m: Any, v: Tensor) -> Tensor:
 
 
 def _old_weight_norm() -> nn.Module:
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))
+
+
+class OwnWeight(nn.Module):
+    """A linear layer whose weight or bias is of an unusual shape."""
+
+    def __init__(self, weight: tuple[int, ...], bias: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(weight)), nn.Parameter(torch.ones(bias))
+
+    def forward(self, v: Tensor) -> Tensor:
+        return F.linear(v, self.weight, self.bias if self.bias.numel() else None)
+
+
+class AnyArguments(nn.BatchNorm2d):
+    """A subclass that can be called in other ways than a BatchNorm."""
+
+    def forward(self, v: Tensor, scale: float = 2.0) -> Tensor:
+        return super().forward(v)
+
+
+def _listed(name: str) -> Callable[[], nn.Module]:
+    """A tensor or module of the network stands in a plain list as well, and is used from there."""
+
+    def build() -> nn.Module:
+        net = pair(lambda m, v: m.bn(F.conv2d(v, m.conv.weight, m.conv.bias)))()
+        at: Any = net
+        for part in name.split("."):
+            at = getattr(at, part)
+        net.plain = [at]
+        return net
+
+    return build
+
+
+def _tied_and_unreached() -> nn.Module:
+    a, b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    b.weight = a.weight
+    return Apply(lambda m, v, aux=False: m.b(v) if aux else m.bn(m.a(v)), a=a, b=b, bn=nn.BatchNorm2d(4))
+
+
+def _tied_autoencoder() -> nn.Module:
+    """One weight forwards and backwards: the maps are the same, the axes that they lie on are not."""
+
+    def forward(m: Any, v: Tensor) -> Tensor:
+        y = F.relu(m.bn(m.conv(v)))
+        return m.bn(F.conv_transpose2d(y, m.conv.weight, m.conv.bias, padding=1))
+
+    return Apply(forward, conv=nn.Conv2d(4, 4, 3, padding=1), bn=nn.BatchNorm2d(4))
+
+
+def _tied_projection() -> nn.Module:
+    def forward(m: Any, ids: Tensor) -> Tensor:
+        return m.bn(F.linear(F.relu(m.bn(m.table(ids))), m.table.weight, m.out.bias))
+
+    return Apply(forward, table=nn.Embedding(4, 4), out=nn.Linear(4, 4), bn=nn.BatchNorm1d(4))
+
+
+def _baked_and_read() -> nn.Module:
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    return Apply(lambda m, v: m.bn(m.conv(v)) + F.conv2d(v, m.conv.weight), conv=conv, bn=nn.BatchNorm2d(4))
 
 
 R = Reason
@@ -215,6 +282,13 @@ CASES = [
     Case("read-through-data", pair(lambda m, v: m.bn(y := m.conv(v)) + y.data), {"bn": R.READ_ELSEWHERE}),
     Case("returned", pair(lambda m, v: (m.bn(y := m.conv(v)), y)), {"bn": R.RETURNED}),
     Case("returned-in-a-dict", pair(lambda m, v: {"a": m.bn(y := m.conv(v)), "b": [y]}), {"bn": R.RETURNED}),
+    Case("returned-in-a-record", pair(lambda m, v: (m.bn(y := m.conv(v)), Record(y))), {"bn": R.RETURNED}),
+    Case(
+        "returned-in-an-object",
+        pair(lambda m, v: (m.bn(y := m.conv(v)), SimpleNamespace(features=y))),
+        {"bn": R.RETURNED},
+    ),
+    Case("returned-in-a-closure", pair(lambda m, v: (m.bn(y := m.conv(v)), lambda: y)), {"bn": R.RETURNED}),
     Case("kept", Keeps, {"bn": R.RETURNED}),
     Case("hook-on-conv", _hooked("0"), {"2": R.HOOKED}),
     Case("hook-between", _hooked("1"), {"2": R.HOOKED}),
@@ -246,6 +320,39 @@ CASES = [
         "weight-read-by-a-penalty",
         pair(lambda m, v: m.bn(m.conv(v)) + m.conv.weight.norm()),
         {"bn": R.SHARED_HOST},
+    ),
+    Case("another-owner-was-not-reached", _tied_and_unreached, {"bn": R.SHARED_HOST}),
+    Case(
+        "tied-autoencoder",
+        _tied_autoencoder,
+        {"bn": R.SHARED_HOST, "bn#2": R.SHARED_HOST},
+        x(2, 4, 6, 6),
+    ),
+    Case(
+        "table-and-projection-with-one-bn",
+        _tied_projection,
+        {"bn": R.SHARED_HOST, "bn#2": R.SHARED_HOST},
+        torch.tensor([0, 3, 2, 1]),
+    ),
+    Case("weight-in-a-list", _listed("conv.weight"), {"bn": R.SHARED_HOST}),
+    Case("baked-weight-is-read", _baked_and_read, {"bn": R.SHARED_HOST}, bake=True),
+    # a BatchNorm that somebody asks
+    Case("bn-in-a-list", _listed("bn"), {"bn": R.SHARED_BN}),
+    Case("gamma-is-read", pair(lambda m, v: m.bn(m.conv(v)) * m.bn.weight.sum()), {"bn": R.SHARED_BN}),
+    Case(
+        "statistics-are-read",
+        pair(lambda m, v: (m.bn(m.conv(v)), m.bn.running_mean.data * 2)),
+        {"bn": R.SHARED_BN},
+    ),
+    Case(
+        "statistics-are-written",
+        pair(lambda m, v: (m.bn(m.conv(v)), m.bn.running_mean.mul_(2))[0]),
+        {"bn": R.SHARED_BN},
+    ),
+    Case(
+        "forward-called-by-hand",
+        pair(lambda m, v: m.bn(m.conv(v)) + m.bn.forward(F.relu(m.other(v))), other=nn.Conv2d(3, 4, 3)),
+        {"bn": R.SHARED_BN, "model:batch_norm": R.NO_MODULE},
     ),
     Case("bn-folds-once-only", _shared_bn, {"bn": R.SHARED_BN, "bn#2": R.BLOCKED}),
     # the wrong axis
@@ -283,6 +390,36 @@ CASES = [
         {"bn": R.OTHER_AXIS},
         x(4, 6),
     ),
+    Case(
+        "one-token-hides-a-transposition",
+        lambda: Apply(
+            lambda m, v: m.bn(m.fc(v).reshape(v.shape[0], 4, -1)), fc=nn.Linear(6, 4), bn=nn.BatchNorm1d(4)
+        ),
+        ONE,
+        x(2, 1, 6),
+    ),
+    Case(
+        "spelt-out-channels-last",
+        lambda: nn.Sequential(nn.Linear(6, 4), Spelt(4, (-1,))),
+        {"1": R.UNRECOGNISED},
+        x(2, 5, 6),
+    ),
+    Case(
+        "spelt-out-along-the-length",
+        lambda: nn.Sequential(nn.Conv1d(3, 4, 3), Spelt(4, (1, -1))),
+        {"1": R.UNRECOGNISED},
+        x(2, 3, 6),
+    ),
+    Case(
+        "view-of-what-bn-lays-out",
+        lambda: Apply(
+            lambda m, v: F.relu(m.bn(m.fc(v).transpose(1, 2))).view(len(v), -1),
+            fc=nn.Linear(6, 4),
+            bn=nn.BatchNorm1d(4),
+        ),
+        {"bn": R.LAYOUT},
+        x(2, 5, 6),
+    ),
     # operators that do not carry the map
     Case("relu", pair(lambda m, v: m.bn(F.relu(m.conv(v)))), ONE),
     Case("relu-in-place", pair(lambda m, v: m.bn(m.conv(v).relu_())), ONE),
@@ -305,6 +442,29 @@ CASES = [
         {"model:batch_norm": R.NO_STATISTICS, "bn": R.UNREACHED},
     ),
     Case("no-statistics", _no_statistics, {"1": R.NO_STATISTICS}),
+    Case(
+        "no-statistics-and-unreached",
+        pair(lambda m, v: m.bn(m.conv(v)), aux=nn.BatchNorm2d(4, track_running_stats=False)),
+        {"aux": R.UNREACHED},
+        fold=("bn",),
+    ),
+    Case(
+        "no-statistics-on-noise",
+        pair(lambda m, v: m.bn(torch.ones(2, 4, 3, 3)), bn=nn.BatchNorm2d(4, track_running_stats=False)),
+        {"bn": R.NO_STATISTICS},
+    ),
+    Case(
+        "called-with-more",
+        pair(lambda m, v: m.bn(m.conv(v), 3.0), bn=AnyArguments(4)),
+        {"bn": R.SUBCLASS},
+    ),
+    Case("called-by-keyword", pair(lambda m, v: m.bn(v=m.conv(v)), bn=AnyArguments(4)), {"bn": R.SUBCLASS}),
+    Case(
+        "float32-statistics-on-half",
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3).half(), Spelt(4, (1, -1, 1, 1))),
+        {"1": R.UNSUPPORTED_TYPE},
+        x(2, 3, 6, 6).half(),
+    ),
     Case("nan-mean", _bad(lambda bn: bn.running_mean[1].fill_(torch.nan)), {"1": R.BAD_STATISTICS}),
     Case("infinite-variance", _bad(lambda bn: bn.running_var[1].fill_(torch.inf)), {"1": R.BAD_STATISTICS}),
     Case("negative-variance", _bad(lambda bn: bn.running_var[1].fill_(-0.25)), {"1": R.BAD_STATISTICS}),
@@ -321,6 +481,18 @@ CASES = [
         fold=("1",),
     ),
     # what the host is
+    Case(
+        "weight-of-one-axis",
+        lambda: nn.Sequential(OwnWeight((6,), (0,)), nn.BatchNorm1d(4)),
+        {"1": R.BLOCKED},
+        x(2, 4, 6),
+    ),
+    Case(
+        "bias-of-one-number",
+        lambda: nn.Sequential(OwnWeight((4, 6), (1,)), nn.BatchNorm1d(4)),
+        {"1": R.BLOCKED},
+        x(2, 6),
+    ),
     Case(
         "first-in-the-model", lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), {"0": R.NO_HOST}
     ),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import bntools as bn
-from bntools.core import affine, algebra, compute, find, sites
+from bntools.core import affine, algebra, compute, conflicts, find, hosts, sites
 from tests.must_fold import Apply, x
 from tests.season import season
 
@@ -128,7 +128,7 @@ def wrong_axis() -> nn.Module:
 
 
 def ignored(m: pytest.MonkeyPatch, name: str, result: Any) -> None:
-    m.setattr(find._Graph, name, lambda *_: result)
+    m.setattr(find if hasattr(find, name) else conflicts, name, lambda *_: result)
 
 
 def _any_axis(m: pytest.MonkeyPatch) -> None:
@@ -136,13 +136,13 @@ def _any_axis(m: pytest.MonkeyPatch) -> None:
         op: (lambda call: affine.HostCall(2, "rows", call.args["weight"], call.args["bias"]))
         for op in ("conv2d",)
     }
-    m.setattr(find, "HOSTS", {**affine.HOSTS, **monkey})
+    m.setattr(hosts, "HOSTS", {**affine.HOSTS, **monkey})
 
 
 PLANNING: dict[str, tuple[Callable[[], nn.Module], Patch]] = {
-    "second reader ignored": (reads_twice, lambda m: ignored(m, "_only_read_on", None)),
-    "second call of the host ignored": (serves_twice, lambda m: ignored(m, "_readers_of_weights", [])),
-    "second call of the BatchNorm ignored": (one_bn_left, lambda m: ignored(m, "conflicts", {})),
+    "second reader ignored": (reads_twice, lambda m: ignored(m, "_check_only_read_on", None)),
+    "second call of the host ignored": (serves_twice, lambda m: ignored(m, "_of_host", ())),
+    "second call of the BatchNorm ignored": (one_bn_left, lambda m: ignored(m, "_of_batchnorm", ())),
     "axis not checked": (wrong_axis, _any_axis),
     "relu carries": (lambda: _between(torch.relu), _carries("relu")),
     "zero padding carries": (lambda: _between(lambda v: nn.functional.pad(v, (1, 1, 1, 1))), _carries("pad")),

@@ -117,9 +117,17 @@ def _reshape(call: Call, axis: int) -> Lane | str:
         return "reads the bits as another type"
     stride = math.prod(y[axis + 1 :])
     for candidate in sorted(range(len(x.shape)), key=lambda a: a != axis):
-        if x.shape[candidate] == y[axis] and math.prod(x.shape[candidate + 1 :]) == stride:
+        fits = x.shape[candidate] == y[axis] and math.prod(x.shape[candidate + 1 :]) == stride
+        if fits and not _ones_cross(x.shape, candidate, y, axis):
             return Lane(x, candidate)
     return f"mixes the channels, from {list(x.shape)} to {list(y)}"
+
+
+def _ones_cross(x: tuple[int, ...], one: int, y: tuple[int, ...], other: int) -> bool:
+    """Whether axes of size 1 go from one side of the channels to the other: at other sizes they mix."""
+    before = y[:other].count(1) - x[:one].count(1)
+    behind = y[other + 1 :].count(1) - x[one + 1 :].count(1)
+    return before * behind < 0
 
 
 def _permute(call: Call, axis: int) -> Lane | str:
@@ -171,6 +179,16 @@ CARRIERS: Mapping[str, Rule] = {
     **dict.fromkeys(("t", "numpy_T", "mT", "adjoint"), _permute),
 }
 
+VIEWS = frozenset({"view", "view_as", "as_strided"})
+"""Operators that work on some layouts in memory and not on others."""
+
+KEEPS_LAYOUT = frozenset(
+    {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "slice", "select", "split", "unbind"}
+    | {"dropout", "alias", "detach", "clone", "to", "_to_copy", "positive", "squeeze", "unsqueeze"}
+    | {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "numpy_T", "mT"}
+)
+"""Operators, with `ACTIVATIONS`, behind which a tensor lies in memory as it did in front of them."""
+
 ACTIVATIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "relu": ("ReLU", ()),
     "relu_": ("ReLU", ()),
@@ -191,4 +209,9 @@ ACTIVATIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "mish_": ("Mish", ()),
     "sigmoid": ("Sigmoid", ()),
     "tanh": ("Tanh", ()),
+    "selu": ("SELU", ()),
+    "selu_": ("SELU", ()),
+    "celu": ("CELU", ("alpha",)),
+    "celu_": ("CELU", ("alpha",)),
+    "softplus": ("Softplus", ("beta", "threshold")),
 }

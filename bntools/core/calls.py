@@ -15,13 +15,15 @@ class Value:
         id: unique in a capture.
         shape: its sizes.
         memory: the allocation that it lives in; views share it.
-        dtype: such as ``float32``.
+        dtype: such as ``float32``; the layout if that is not strided, such as ``sparse_csr``.
+        strides: in elements.
     """
 
     id: int
     shape: tuple[int, ...]
     memory: int
     dtype: str
+    strides: tuple[int, ...] = ()
 
     @property
     def floating(self) -> bool:
@@ -93,13 +95,17 @@ def _tensors(values: Any) -> Iterator[Value | Stored]:
 
 @dataclass(frozen=True, slots=True)
 class ModuleCall:
-    """One call of a module: what came in, what went out, and the calls [start, end) between."""
+    """One call of a module: what came in, what went out, and the calls [start, end) between.
+
+    *plain* if it got one argument, as any module would take it.
+    """
 
     path: str
     start: int
     end: int
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    plain: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,7 @@ class ModuleFacts:
         parametrised: the names of tensors that are computed from others at every call.
         accepts: the names of absent parameters that its forward would use if there.
         statistics: whether it holds ``running_mean`` and ``running_var``.
+        batchnorm: whether it is a BatchNorm of torch, with or without statistics.
         channels, eps, momentum, batches: as on a BatchNorm, zero or None elsewhere.
     """
 
@@ -124,6 +131,7 @@ class ModuleFacts:
     parametrised: frozenset[str] = frozenset()
     accepts: frozenset[str] = frozenset()
     statistics: bool = False
+    batchnorm: bool = False
     channels: int = 0
     eps: float = 0.0
     momentum: float | None = None
@@ -138,10 +146,10 @@ class Capture:
         calls: in order of execution.
         modules: module calls, in order of their start.
         facts: by the first path of each module.
-        paths: from every path to the first.
         varying: the memories that hold something that depends on the inputs.
         outside: memories that somebody sees besides the calls, and who: ``output``, ``kept``, ``hook on …``.
         unsound: keys of tensors that are not finite, or variances below zero.
+        held: what besides the registered names refers to a module or tensor, by its path or key.
         fingerprint: of the model.
         notes: what the reader should know.
     """
@@ -152,5 +160,6 @@ class Capture:
     varying: frozenset[int]
     outside: Mapping[int, tuple[str, ...]]
     unsound: Mapping[str, str] = field(default_factory=dict)
+    held: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     notes: tuple[str, ...] = ()

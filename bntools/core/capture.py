@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -20,6 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.calls import Capture, ModuleFacts
 from bntools.core.example import Example
+from bntools.core.leaves import held_besides
 from bntools.core.lift import lift
 from bntools.core.plan import Site
 from bntools.core.trace import Trace
@@ -67,6 +69,7 @@ def capture(model: nn.Module, example: Example) -> Capture:
         ) from error
     facts = {paths[0]: _facts(module, paths) for module, paths in _paths(model)}
     statistics = {path for path, f in facts.items() if f.statistics}
+    held = held_besides(model)
     modules = tuple(sorted(trace.modules, key=lambda m: (m.start, -m.end)))
     return Capture(
         calls=lift(trace.calls, modules, statistics),
@@ -75,6 +78,7 @@ def capture(model: nn.Module, example: Example) -> Capture:
         varying=frozenset(trace.varying),
         outside={memory: tuple(who) for memory, who in trace.outside.items()},
         unsound=_unsound(model),
+        held={name: held[i] for i, name in _named(model) if i in held},
         fingerprint=fingerprint(model),
         notes=_notes(trace),
     )
@@ -122,12 +126,12 @@ def check_eager(model: nn.Module) -> None:
 
 
 def module_sites(model: nn.Module) -> tuple[Site, ...]:
-    """A site for every module that holds running statistics, found without running the model."""
+    """A site for every module that is a BatchNorm or holds running statistics, without a run."""
     found = ((paths[0], _facts(module, paths)) for module, paths in _paths(model))
     return tuple(
         Site(path, path, f.kind, f.channels, f.eps, f.momentum, f.batches)
         for path, f in found
-        if f.statistics
+        if f.statistics or f.batchnorm
     )
 
 
@@ -147,9 +151,18 @@ def _paths(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
         yield module, tuple(paths[key])
 
 
+def _named(model: nn.Module) -> Iterator[tuple[int, str]]:
+    """The ids of modules and tensors, each with all of its names."""
+    for named in (model.named_modules, model.named_parameters, model.named_buffers):
+        for name, each in named(remove_duplicate=False):
+            yield id(each), name
+
+
 def _facts(module: nn.Module, paths: tuple[str, ...]) -> ModuleFacts:
     mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
     statistics = isinstance(mean, Tensor) and isinstance(var, Tensor)
+    batchnorm = isinstance(module, _BatchNorm)
+    normalises = statistics or batchnorm
     batches = getattr(module, "num_batches_tracked", None)
     momentum = getattr(module, "momentum", None)
     return ModuleFacts(
@@ -160,11 +173,17 @@ def _facts(module: nn.Module, paths: tuple[str, ...]) -> ModuleFacts:
         parametrised=frozenset(_parametrised(module)),
         accepts=frozenset(n for n, p in module._parameters.items() if p is None and _mentions(module, n)),
         statistics=statistics,
-        channels=mean.numel() if isinstance(mean, Tensor) else 0,
-        eps=float(getattr(module, "eps", 0.0)) if statistics else 0.0,
-        momentum=momentum if statistics and isinstance(momentum, float) else None,
+        batchnorm=batchnorm,
+        channels=mean.numel() if isinstance(mean, Tensor) else _number(module, "num_features"),
+        eps=float(getattr(module, "eps", 0.0)) if normalises else 0.0,
+        momentum=momentum if normalises and isinstance(momentum, float) else None,
         batches=int(batches) if isinstance(batches, Tensor) and batches.numel() == 1 else None,
     )
+
+
+def _number(module: nn.Module, name: str) -> int:
+    value = getattr(module, name, 0)
+    return value if isinstance(value, int) else 0
 
 
 def _registered(module: nn.Module, name: str) -> list[object]:

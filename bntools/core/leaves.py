@@ -1,4 +1,4 @@
-"""The tensors in whatever a forward takes or returns."""
+"""The tensors and modules in whatever a forward takes, returns or keeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_OPAQUE = (str, bytes, type, nn.Module, torch.dtype, torch.device)
+_OPAQUE = (str, bytes, type, torch.dtype, torch.device)
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
@@ -40,8 +40,31 @@ def values_of(tree: Any) -> Iterator[Tensor]:
             yield torch.tensor(leaf, dtype=torch.float64 if isinstance(leaf, float) else None)
 
 
+def held_besides(model: nn.Module) -> dict[int, str]:
+    """What the modules of *model* refer to besides their registered tensors and children: by id, the holder.
+
+    A list of layers or weights goes on holding what it holds when another takes its place under its name.
+
+    Example:
+        >>> net = nn.Sequential(nn.ReLU())
+        >>> net.layers = [net[0]]
+        >>> held_besides(net)[id(net[0])]
+        'layers of the model'
+    """
+    held: dict[int, str] = {}
+    for path, module in model.named_modules():
+        registered = (module._parameters, module._buffers, module._modules)
+        for name, value in vars(module).items():
+            if any(value is each for each in registered):
+                continue
+            for leaf in _walk(value, set()):
+                if isinstance(leaf, Tensor | nn.Module):
+                    held.setdefault(id(leaf), f"{name} of {path or 'the model'}")
+    return held
+
+
 def _walk(tree: Any, seen: set[int]) -> Iterator[Any]:
-    if isinstance(tree, Tensor | np.ndarray | np.generic | bool | int | float | complex):
+    if isinstance(tree, Tensor | nn.Module | np.ndarray | np.generic | bool | int | float | complex):
         yield tree
         return
     if tree is None or isinstance(tree, _OPAQUE) or callable(tree) or id(tree) in seen:

@@ -53,9 +53,7 @@ def _match(calls: Sequence[Call], module: ModuleCall) -> Call | None:
         return call.args["self"], call.args.get("other")
 
     def stored(value: Any) -> Stored | None:
-        """A vector of the module, behind reshapes that put it on axis 1."""
-        if isinstance(value, Value) and len(value.shape) > 1 and not _on_axis_1(value.shape):
-            return None
+        """A vector of the module, behind reshapes."""
         while isinstance(value, Value) and value.id in made and made[value.id].op in _RESHAPES:
             value = made[value.id].args["self"]
         return value if isinstance(value, Stored) and len(value.shape) == 1 else None
@@ -77,6 +75,8 @@ def _match(calls: Sequence[Call], module: ModuleCall) -> Call | None:
         for a, factor in either_way(arguments(product, "mul")):
             found, rest = scale(factor), arguments(shift, "sub")
             if found is None or rest is None or not isinstance(a, Value) or a.id != x.id:
+                continue
+            if not (_on_axis_1(factor.shape, a.shape) and _on_axis_1(shift.shape, a.shape)):
                 continue
             beta = stored(rest[0])
             for mean, again in either_way(arguments(rest[1], "mul")):
@@ -100,8 +100,10 @@ def _size(calls: Sequence[Call], y: Value, made: Mapping[int, Call]) -> int:
     return len(seen)
 
 
-def _on_axis_1(shape: tuple[int, ...]) -> bool:
-    return all(size == 1 for axis, size in enumerate(shape) if axis != 1)
+def _on_axis_1(shape: tuple[int, ...], x: tuple[int, ...]) -> bool:
+    """Whether a tensor of that shape, broadcast over *x*, holds a number for each channel of it."""
+    full = (1,) * (len(x) - len(shape)) + shape
+    return len(full) == len(x) > 1 and full[1] == x[1] and all(n == 1 for n in (*full[:1], *full[2:]))
 
 
 def _arguments(

@@ -49,6 +49,7 @@ class Reason(StrEnum):
     PARAMETRISED = "parametrised"
     COMPILED = "compiled"
     NO_BIAS = "no-bias"
+    LAYOUT = "layout"
     UNSUPPORTED_TYPE = "unsupported-type"
     OVERFLOW = "overflow"
 
@@ -75,6 +76,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.PARAMETRISED: "bake the parametrization: --bake-parametrizations, or bake=True",
     Reason.COMPILED: "fold the module that was compiled, and compile the result",
     Reason.NO_BIAS: "give the layer a bias of zeros that its forward uses",
+    Reason.LAYOUT: "call reshape there instead of view",
     Reason.UNSUPPORTED_TYPE: "fold before quantising or casting to that type",
     Reason.OVERFLOW: "fold in a wider dtype",
 }

@@ -34,10 +34,19 @@ class BatchNorm:
     refusal: Refusal | None = None
 
     @property
+    def slots(self) -> tuple[Stored | Value | None, ...]:
+        """Its γ, β, μ and σ²."""
+        return tuple(self.call.args.get(n) for n in ("weight", "bias", "running_mean", "running_var"))
+
+    @property
+    def tensors(self) -> list[Stored]:
+        """Those of them that it has."""
+        return [t for t in self.slots if isinstance(t, Stored)]
+
+    @property
     def maps(self) -> tuple[object, ...]:
         """Two BatchNorms with equal *maps* compute the same ``y = s·x + t``."""
-        tensors = (self.call.args.get(n) for n in ("weight", "bias", "running_mean", "running_var"))
-        return (*(t.keys if isinstance(t, Stored) else None for t in tensors), self.call.args["eps"])
+        return (*(t.keys if isinstance(t, Stored) else None for t in self.slots), self.call.args["eps"])
 
 
 def find_sites(capture: Capture) -> tuple[tuple[BatchNorm, ...], tuple[Refusal, ...]]:
@@ -63,10 +72,11 @@ class _Index:
 
 def _is_no_site(call: Call, capture: Capture) -> bool:
     x, mean = call.args["input"], call.args["running_mean"]
+    facts = capture.facts.get(call.owner)
     if call.op == "instance_norm":  # by a sample's own statistics it is no BatchNorm
         return bool(call.args["use_input_stats"]) or mean is None
     # A weight-standardised convolution normalises its weight by the operator's batch statistics.
-    return mean is None and x.memory not in capture.varying
+    return mean is None and x.memory not in capture.varying and not (facts and facts.batchnorm)
 
 
 def _site(call: Call, capture: Capture, names: Counter[str], index: _Index) -> BatchNorm:
@@ -74,7 +84,7 @@ def _site(call: Call, capture: Capture, names: Counter[str], index: _Index) -> B
     facts = capture.facts.get(call.owner)
     own = facts is not None and (
         any(k == _join(p, "running_mean") for k in getattr(mean, "keys", ()) for p in facts.paths)
-        or (mean is None and facts.kind.rpartition(".")[2].startswith(("BatchNorm", "SyncBatchNorm")))
+        or (mean is None and facts.batchnorm)
     )
     path = call.owner if own else None
     stem = path if path is not None else f"{call.owner or 'model'}:{call.op}"
@@ -104,6 +114,9 @@ def _unfit(site: Site, call: Call, capture: Capture) -> Refusal | None:
         return Refusal(site, Reason.NO_STATISTICS, "it has no running statistics")
     if call.args[_TRAINING[call.op]]:
         return Refusal(site, Reason.TRAINING, "it ran in training mode")
+    came, left = call.args["input"].dtype, call.outputs[0].dtype
+    if came != left:
+        return Refusal(site, Reason.UNSUPPORTED_TYPE, f"it turns {came} into {left}")
     tensors = [call.args[n] for n in ("weight", "bias", "running_mean", "running_var")]
     if any(isinstance(t, Value) for t in tensors):
         return Refusal(site, Reason.COMPUTED_WEIGHT, "its parameters are computed at every call")
@@ -128,6 +141,8 @@ def _keeps(call: Call, known: _Index) -> tuple[Part, ...] | str:
     module = next((m for m in known.modules[call.owner] if m.start <= call.index < m.end), None)
     if module is None or len(module.outputs) != 1:
         return "its module returns something else than one tensor"
+    if not module.plain:
+        return "it is called with something else than one positional argument"
     if len(module.inputs) != 1 or module.inputs[0].id != call.args["input"].id:
         return "its module changes the input before it normalises"
     parts: list[Part] = []
@@ -167,7 +182,7 @@ def _reads_only(call: Call, value: Value) -> bool:
 
 
 def _unanswered(capture: Capture, found: Sequence[BatchNorm]) -> tuple[Refusal, ...]:
-    """Modules with running statistics that have no site: not reached, or computing in a way of their own."""
+    """Modules that normalise and have no site: not reached, or computing in a way of their own."""
     answered = {bn.site.module for bn in found}
     answered.update(c.owner for c in capture.calls if c.op == "instance_norm")
     # A BatchNorm may be read by another module's functional call.
@@ -175,7 +190,11 @@ def _unanswered(capture: Capture, found: Sequence[BatchNorm]) -> tuple[Refusal, 
     called = {m.path for m in capture.modules}
     refusals = []
     for path, facts in capture.facts.items():
-        if not facts.statistics or path in answered or _join(path, "running_mean") in read:
+        if (
+            not (facts.statistics or facts.batchnorm)
+            or path in answered
+            or _join(path, "running_mean") in read
+        ):
             continue
         site = Site(path, path, facts.kind, facts.channels, facts.eps, facts.momentum, facts.batches)
         if path not in called:

@@ -64,8 +64,7 @@ class Trace(TorchDispatchMode):
                 keys.setdefault(id(tensor), []).append(key)
                 tensors[id(tensor)] = tensor
         return {
-            i: Stored(tuple(keys[i]), tuple(t.shape), self._memory(t), str(t.dtype)[6:])
-            for i, t in tensors.items()
+            i: Stored(tuple(keys[i]), tuple(t.shape), self._memory(t), _kind(t)) for i, t in tensors.items()
         }
 
     def run(self, model: nn.Module, call: Callable[[nn.Module], Any], inputs: list[Tensor]) -> None:
@@ -133,7 +132,8 @@ class Trace(TorchDispatchMode):
         known = None if fresh else self._values.get(id(tensor))
         if known is not None and known[0]() is tensor:
             return known[1]
-        value = Value(self._ids, tuple(tensor.shape), self._memory(tensor), str(tensor.dtype)[6:])
+        strides = tensor.stride() if tensor.layout is torch.strided else ()
+        value = Value(self._ids, tuple(tensor.shape), self._memory(tensor), _kind(tensor), strides)
         self._ids += 1
         self._values[id(tensor)] = weakref.ref(tensor), value
         return value
@@ -180,7 +180,8 @@ class Trace(TorchDispatchMode):
         _, path, start, inputs = self._stack.pop()
         inputs = inputs or self._tensors(kwargs)
         outputs = self._tensors(out)
-        self.modules.append(ModuleCall(path, start, len(self.calls), inputs, outputs))
+        plain = (len(args) == 1 and not kwargs) or (not args and list(kwargs) == ["input"])
+        self.modules.append(ModuleCall(path, start, len(self.calls), inputs, outputs, plain))
         seen = (*self._tensors((args, kwargs)), *outputs) if "outputs" in self._sees[id(module)] else ()
         for value in seen:
             self._show(value.memory, f"a hook on {path or 'the model'}")
@@ -207,6 +208,10 @@ def _schema(func: Any) -> _Schema:
         {a.name: a.default_value for a in schema.arguments if a.has_default_value()},
         tuple(a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write),
     )
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype if tensor.layout is torch.strided else tensor.layout)[6:]
 
 
 def _flat(value: Any) -> Iterator[Value | Stored]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from bntools.core.capture import check_eager
@@ -47,7 +48,6 @@ def fold(
         UsageError: if *model* is no eager module.
 
     Example:
-        >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
         >>> surgery = fold(net, torch.randn(8, 4))
         >>> len(surgery.plan.edits), surgery.report.verdict.value, type(surgery.model[1]).__name__
@@ -55,6 +55,7 @@ def fold(
     """
     check_eager(model)
     example = guess(model) if inputs is None else Example.of(inputs, model)
-    progress("capturing")
-    plan, tensors = plan_folds(model, example, bake=bake)
-    return operate(model, plan, tensors, example, inplace=inplace, verify=verify, progress=progress)
+    with torch.inference_mode(False):  # what is made in that mode can never be trained
+        progress("capturing")
+        plan, tensors = plan_folds(model, example, bake=bake)
+        return operate(model, plan, tensors, example, inplace=inplace, verify=verify, progress=progress)

@@ -1,0 +1,54 @@
+"""A capture as a graph: who makes, reads and writes what."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from bntools.core.affine import HOSTS
+from bntools.core.calls import Call, Capture, Stored
+from bntools.core.plan import Reason
+
+
+class BlockedError(Exception):
+    """A site cannot be folded: what a rule found on the way back from it."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+
+
+class Graph:
+    """The calls of a capture by what they make, read and write.
+
+    Args:
+        capture: one run of a model.
+
+    Attributes:
+        made: the call that made a value, by the value's id.
+        hosts: the calls of operators in `HOSTS`, by the module that made them.
+        readers, writers: the calls that read or wrote a memory, in order.
+    """
+
+    def __init__(self, capture: Capture) -> None:
+        self.capture = capture
+        self.made: dict[int, Call] = {v.id: c for c in capture.calls for v in c.outputs}
+        self.hosts: dict[str, list[Call]] = defaultdict(list)
+        self.readers: dict[int, list[Call]] = defaultdict(list)
+        self.writers: dict[int, list[Call]] = defaultdict(list)
+        for call in capture.calls:
+            if call.op in HOSTS:
+                self.hosts[call.owner].append(call)
+            for memory in {t.memory for t in call.reads()}:
+                self.readers[memory].append(call)
+            for memory in call.writes:
+                self.writers[memory].append(call)
+        self._first = {path: first for first, facts in capture.facts.items() for path in facts.paths}
+
+    def owners(self, tensor: Stored) -> set[str]:
+        """The modules that hold a tensor, each by its first path."""
+        paths = (key.rpartition(".")[0] for key in tensor.keys)
+        return {self._first.get(path, path) for path in paths}
+
+
+def where(call: Call) -> str:
+    """A call in words: its operator and the module that ran it."""
+    return f"{call.op} in {call.owner}" if call.owner else call.op
