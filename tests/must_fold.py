@@ -411,6 +411,7 @@ CASES = [
         x(2, 3, 6, 6),
         1,
     ),
+    Case("slices-of-one-vector", lambda: flat_vector(lambda m, v: m.bn(m.conv(v))), x(2, 3, 6, 6), 1),
     Case(
         "spelt-out-on-features",
         lambda: nn.Sequential(nn.Linear(6, 4), Spelt(4, (-1,))),
@@ -520,6 +521,15 @@ CASES = [
         bake=True,
     ),
 ]
+
+
+def flat_vector(forward: Callable[..., Any]) -> nn.Module:
+    """As a merged model has it: each parameter is a slice of one vector."""
+    net = Apply(forward, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
+    vector = nn.utils.parameters_to_vector(net.parameters()).detach()
+    nn.utils.vector_to_parameters(vector, net.parameters())
+    net.vector = vector
+    return net
 
 
 def _shared_gamma() -> nn.Module:

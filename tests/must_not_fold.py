@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bntools.core.plan import Reason
-from tests.must_fold import Apply, BatchNormAct, Spelt, x
+from tests.must_fold import Apply, BatchNormAct, Spelt, flat_vector, x
 
 
 @dataclass(frozen=True)
@@ -333,6 +333,11 @@ CASES = [
         _tied_projection,
         {"bn": R.SHARED_HOST, "bn#2": R.SHARED_HOST},
         torch.tensor([0, 3, 2, 1]),
+    ),
+    Case(
+        "a-vector-behind-the-parameters-is-read",
+        lambda: flat_vector(lambda m, v: m.bn(m.conv(v)) * m.vector.norm()),
+        {"bn": R.SHARED_BN},
     ),
     Case("weight-in-a-list", _listed("conv.weight"), {"bn": R.SHARED_HOST}),
     Case("baked-weight-is-read", _baked_and_read, {"bn": R.SHARED_HOST}, bake=True),

@@ -56,11 +56,10 @@ def capture(model: nn.Module, example: Example) -> Capture:
         >>> [call.op for call in capture(net, Example((torch.ones(1, 1, 5, 5),))).calls]
         ['conv2d', 'batch_norm']
     """
-    trace = Trace(model, _sees)
-    call = example.fresh()
     try:
-        with untouched(model):
-            trace.run(model, call, call.tensors)
+        trace = _run(model, example, sliced=True)
+        if trace.memories.straddled:
+            trace = _run(model, example, sliced=False)
     except Exception as error:
         raise CaptureError(
             f"the model does not run on {example} ({example.origin}): "
@@ -82,6 +81,13 @@ def capture(model: nn.Module, example: Example) -> Capture:
         fingerprint=fingerprint(model),
         notes=_notes(trace),
     )
+
+
+def _run(model: nn.Module, example: Example, *, sliced: bool) -> Trace:
+    trace, call = Trace(model, _sees, sliced=sliced), example.fresh()
+    with untouched(model):
+        trace.run(model, call, call.tensors)
+    return trace
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bntools.core.calls import Call, ModuleCall, Stored, Value
 from bntools.core.leaves import tensors_of
+from bntools.core.memories import Memories
 
 # A tensor's content becomes a Python number here, and with it perhaps a branch.
 _TO_PYTHON = frozenset({"_local_scalar_dense", "item", "is_nonzero", "equal", "allclose"})
@@ -34,9 +34,12 @@ class Trace(TorchDispatchMode):
     Args:
         model: the module whose parameters, buffers and modules are told apart.
         sees: for a module, the kinds of values its hooks see: any of ``inputs`` and ``outputs``.
+        sliced: see `bntools.core.memories.Memories`.
     """
 
-    def __init__(self, model: nn.Module, sees: Callable[[nn.Module], frozenset[str]]) -> None:
+    def __init__(
+        self, model: nn.Module, sees: Callable[[nn.Module], frozenset[str]], *, sliced: bool = True
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.modules: list[ModuleCall] = []
@@ -46,25 +49,24 @@ class Trace(TorchDispatchMode):
         self._sees = {id(module): sees(module) for module in model.modules()}
         # By id, which is a name only as long as the tensor lives: the reference tells.
         self._values: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
-        # The weak references keep the addresses of storages from being used again, so that they are names.
-        self._storages: dict[int, tuple[int, StorageWeakRef]] = {}
-        self._memories = 0
         self._ids = 0
         self._paths: dict[int, str] = {}
         for path, module in model.named_modules():
             self._paths.setdefault(id(module), path)
         self._stack: list[tuple[nn.Module, str, int, tuple[Value, ...]]] = []
-        self._stored = self._join(model)
+        self._stored = self._join(model, sliced)
 
-    def _join(self, model: nn.Module) -> dict[int, Stored]:
+    def _join(self, model: nn.Module, sliced: bool) -> dict[int, Stored]:
         keys: dict[int, list[str]] = {}
         tensors: dict[int, Tensor] = {}
         for named in (model.named_parameters, model.named_buffers):
             for key, tensor in named(remove_duplicate=False):
                 keys.setdefault(id(tensor), []).append(key)
                 tensors[id(tensor)] = tensor
+        self.memories = Memories(tensors.values(), sliced=sliced)
         return {
-            i: Stored(tuple(keys[i]), tuple(t.shape), self._memory(t), _kind(t)) for i, t in tensors.items()
+            i: Stored(tuple(keys[i]), tuple(t.shape), self.memories.of(t), _kind(t))
+            for i, t in tensors.items()
         }
 
     def run(self, model: nn.Module, call: Callable[[nn.Module], Any], inputs: list[Tensor]) -> None:
@@ -84,8 +86,7 @@ class Trace(TorchDispatchMode):
 
     def _alive(self, known: set[int]) -> list[int]:
         """The memories that the run made and that still exist, although nobody was seen to get them."""
-        alive = (memory for memory, storage in self._storages.values() if not storage.expired())
-        return [memory for memory in alive if memory not in known]
+        return [memory for memory in self.memories.alive() if memory not in known]
 
     def _show(self, memory: int, to: str) -> None:
         seen = self.outside.setdefault(memory, [])
@@ -133,21 +134,10 @@ class Trace(TorchDispatchMode):
         if known is not None and known[0]() is tensor:
             return known[1]
         strides = tensor.stride() if tensor.layout is torch.strided else ()
-        value = Value(self._ids, tuple(tensor.shape), self._memory(tensor), _kind(tensor), strides)
+        value = Value(self._ids, tuple(tensor.shape), self.memories.of(tensor), _kind(tensor), strides)
         self._ids += 1
         self._values[id(tensor)] = weakref.ref(tensor), value
         return value
-
-    def _memory(self, tensor: Tensor) -> int:
-        try:
-            storage = StorageWeakRef(tensor.untyped_storage())
-        except (NotImplementedError, RuntimeError):  # sparse and the like have none
-            self._memories += 1
-            return self._memories
-        if storage.cdata not in self._storages:
-            self._memories += 1
-            self._storages[storage.cdata] = (self._memories, storage)
-        return self._storages[storage.cdata][0]
 
     # Modules
 
