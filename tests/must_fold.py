@@ -29,9 +29,9 @@ class Case:
 class Spelt(nn.Module):
     """A BatchNorm spelt out as arithmetic, along the axis that *shape* says."""
 
-    def __init__(self, channels: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, shape: tuple[int, ...], cast: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.shape, self.eps = shape, 1e-5
+        self.shape, self.eps, self.cast = shape, 1e-5, cast
         for name in ("weight", "bias", "running_mean", "running_var"):
             self.register_buffer(name, torch.ones(channels))
 
@@ -39,7 +39,7 @@ class Spelt(nn.Module):
         w, b, m, s = (
             t.reshape(self.shape) for t in (self.weight, self.bias, self.running_mean, self.running_var)
         )
-        scale = w * (s + self.eps).rsqrt()
+        scale = (w if self.cast.is_floating_point else w.to(self.cast)) * (s + self.eps).rsqrt()
         return v * scale + (b - m * scale)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,6 +117,41 @@ class NoBias(nn.Conv2d):
         return F.conv2d(v, self.weight)
 
 
+class BiasElsewhere(nn.Linear):
+    """A forward that has a use for a bias, and another one than its operator has."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        y = F.linear(v, self.weight)
+        return y if self.bias is None else y + self.bias / 2
+
+
+class Flipped(nn.Conv2d):
+    """A forward that computes with something made of its weight."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return self._conv_forward(v, self.weight.flip(0), self.bias)
+
+
+class AlwaysEval(nn.BatchNorm2d):
+    """A BatchNorm that is frozen whatever the mode."""
+
+    def forward(self, v: Tensor) -> Tensor:
+        return F.batch_norm(
+            v, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
+class SpectralNormLogger:
+    """Somebody's hook, with a name like torch's."""
+
+    def __call__(self, *_: Any) -> None:
+        return None
+
+
+def _frozen(conv: nn.Module) -> nn.Module:
+    return nn.Sequential(conv, AlwaysEval(4))
+
+
 class Keeps(nn.Module):
     """Remembers what its convolution returned."""
 
@@ -132,7 +168,7 @@ class Keeps(nn.Module):
 def _hooked(name: str, kind: str = "register_forward_hook") -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Identity(), nn.BatchNorm2d(4))
-        getattr(net.get_submodule(name), kind)(lambda *_: None)
+        getattr(net.get_submodule(name), kind)(SpectralNormLogger())
         return net
 
     return build
@@ -227,18 +263,37 @@ class AnyArguments(nn.BatchNorm2d):
         return super().forward(v)
 
 
-def _listed(name: str) -> Callable[[], nn.Module]:
-    """A tensor or module of the network stands in a plain list as well, and is used from there."""
+class Slotted:
+    """Holds something where ``vars`` does not look, and can be called."""
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: Any) -> None:
+        self.what = what
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return self.what(v)
+
+
+def _listed(name: str, hold: Callable[[Any], Any] = lambda each: [each]) -> Callable[[], nn.Module]:
+    """A tensor or module of the network is also held by something that is no module of it."""
 
     def build() -> nn.Module:
         net = pair(lambda m, v: m.bn(F.conv2d(v, m.conv.weight, m.conv.bias)))()
         at: Any = net
         for part in name.split("."):
             at = getattr(at, part)
-        net.plain = [at]
+        net.plain = hold(at)
         return net
 
     return build
+
+
+def _laid_out(behind: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+    """A BatchNorm of a transposed linear layer, whose own output is not transposed in memory."""
+    return lambda: Apply(
+        lambda m, v: behind(m.bn(m.fc(v).transpose(1, 2))), fc=nn.Linear(6, 4), bn=nn.BatchNorm1d(4)
+    )
 
 
 def _tied_and_unreached() -> nn.Module:
@@ -340,9 +395,14 @@ CASES = [
         {"bn": R.SHARED_BN},
     ),
     Case("weight-in-a-list", _listed("conv.weight"), {"bn": R.SHARED_HOST}),
+    Case("weight-is-a-key", _listed("conv.weight", lambda w: {w: 1}), {"bn": R.SHARED_HOST}),
+    Case("weight-in-a-closure", _listed("conv.weight", lambda w: lambda: w), {"bn": R.SHARED_HOST}),
     Case("baked-weight-is-read", _baked_and_read, {"bn": R.SHARED_HOST}, bake=True),
     # a BatchNorm that somebody asks
     Case("bn-in-a-list", _listed("bn"), {"bn": R.SHARED_BN}),
+    Case("bn-in-a-partial", _listed("bn", partial), {"bn": R.SHARED_BN}),
+    Case("bn-in-a-method", _listed("bn", lambda bn: {"act": bn.__call__}), {"bn": R.SHARED_BN}),
+    Case("bn-in-an-object", _listed("bn", Slotted), {"bn": R.SHARED_BN}),
     Case("gamma-is-read", pair(lambda m, v: m.bn(m.conv(v)) * m.bn.weight.sum()), {"bn": R.SHARED_BN}),
     Case(
         "statistics-are-read",
@@ -396,6 +456,16 @@ CASES = [
         x(4, 6),
     ),
     Case(
+        "one-image-hides-the-batch",
+        lambda: Apply(
+            lambda m, v, w: m.bn(m.conv(v).reshape(4, -1).t()) + w.sum(),
+            conv=nn.Conv2d(3, 4, 3),
+            bn=nn.BatchNorm1d(4),
+        ),
+        ONE,
+        (x(1, 3, 6, 6), x(3)),
+    ),
+    Case(
         "one-token-hides-a-transposition",
         lambda: Apply(
             lambda m, v: m.bn(m.fc(v).reshape(v.shape[0], 4, -1)), fc=nn.Linear(6, 4), bn=nn.BatchNorm1d(4)
@@ -408,6 +478,11 @@ CASES = [
         lambda: nn.Sequential(nn.Linear(6, 4), Spelt(4, (-1,))),
         {"1": R.UNRECOGNISED},
         x(2, 5, 6),
+    ),
+    Case(
+        "spelt-out-with-an-integer-gamma",
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Spelt(4, (1, -1, 1, 1), torch.int32)),
+        {"1": R.UNRECOGNISED},
     ),
     Case(
         "spelt-out-along-the-length",
@@ -425,6 +500,24 @@ CASES = [
         {"bn": R.LAYOUT},
         x(2, 5, 6),
     ),
+    Case(
+        "view-behind-other-operators",
+        _laid_out(lambda y: y.clamp(0).exp().view(len(y), -1)),
+        {"bn": R.LAYOUT},
+        x(2, 5, 6),
+    ),
+    Case(
+        "view-of-one-token",
+        _laid_out(lambda y: y.clone().view(len(y), -1)),
+        {"bn": R.LAYOUT},
+        x(2, 1, 6),
+    ),
+    Case(
+        "write-into-a-reshape",
+        _laid_out(lambda y: (y.reshape(len(y), -1).mul_(2), y)[1]),
+        {"bn": R.LAYOUT},
+        x(2, 5, 6),
+    ),
     # operators that do not carry the map
     Case("relu", pair(lambda m, v: m.bn(F.relu(m.conv(v)))), ONE),
     Case("relu-in-place", pair(lambda m, v: m.bn(m.conv(v).relu_())), ONE),
@@ -435,6 +528,7 @@ CASES = [
         ONE,
     ),
     Case("max-pooling", pair(lambda m, v: m.bn(F.max_pool2d(m.conv(v), 2))), ONE),
+    Case("dropout-by-default", pair(lambda m, v: m.bn(torch.native_dropout(m.conv(v), 0.5, None)[0])), ONE),
     Case("active-dropout", pair(lambda m, v: m.bn(F.dropout(m.conv(v), 0.5, training=True))), ONE),
     Case("integer-cast", pair(lambda m, v: m.bn(m.conv(v).mul(9).int().float())), ONE),
     Case("written-into-a-view", pair(_in_place_on_view), {"bn": R.WRITTEN_IN_PLACE}),
@@ -486,6 +580,32 @@ CASES = [
         fold=("1",),
     ),
     # what the host is
+    Case(
+        "bias-added-behind-an-activation",
+        lambda: nn.Sequential(BiasElsewhere(6, 4, bias=False), nn.BatchNorm1d(4)),
+        {"1": R.NO_BIAS},
+        x(2, 6),
+    ),
+    Case(
+        "more-than-the-parametrised-weight",
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(Flipped(3, 4, 3)), nn.BatchNorm2d(4)),
+        {"1": R.COMPUTED_WEIGHT},
+        bake=True,
+    ),
+    Case(
+        "norm-estimated-at-every-call",
+        lambda: _frozen(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))),
+        {"1": R.COMPUTED_WEIGHT},
+        train=True,
+        bake=True,
+    ),
+    Case(
+        "norm-estimated-at-every-call-the-old-way",
+        lambda: _frozen(nn.utils.spectral_norm(nn.Conv2d(3, 4, 3))),
+        {"1": R.COMPUTED_WEIGHT},
+        train=True,
+        bake=True,
+    ),
     Case(
         "weight-of-one-axis",
         lambda: nn.Sequential(OwnWeight((6,), (0,)), nn.BatchNorm1d(4)),

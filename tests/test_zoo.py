@@ -38,7 +38,9 @@ def test_every_pair_folds_and_every_other_site_says_why(
     unsafe = ["--unsafe"] if name in NEEDS_UNSAFE else []
     if unsafe:
         assert main(command) == 3
-        assert NEEDS_UNSAFE[name] in json.loads(capsys.readouterr().out)["error"]["message"]
+        # Python before 3.11.4 pickles a member of an Enum by getattr.
+        message = json.loads(capsys.readouterr().out)["error"]["message"]
+        assert NEEDS_UNSAFE[name] in message or "builtins.getattr" in message
     assert main([*command, *unsafe]) == 0
     told = json.loads(capsys.readouterr().out)
 

@@ -98,7 +98,7 @@ def _same(call: Call, axis: int) -> Lane | str:
 
 def _dropout(call: Call, axis: int) -> Lane | str:
     """In eval it is the identity."""
-    return "drops values at random" if call.args["train"] else Lane(_input(call), axis)
+    return Lane(_input(call), axis) if call.args["train"] is False else "drops values at random"
 
 
 def _cast(call: Call, axis: int) -> Lane | str:
@@ -117,14 +117,20 @@ def _reshape(call: Call, axis: int) -> Lane | str:
         return "reads the bits as another type"
     stride = math.prod(y[axis + 1 :])
     for candidate in sorted(range(len(x.shape)), key=lambda a: a != axis):
-        fits = x.shape[candidate] == y[axis] and math.prod(x.shape[candidate + 1 :]) == stride
-        if fits and not _ones_cross(x.shape, candidate, y, axis):
+        if x.shape[candidate] != y[axis] or math.prod(x.shape[candidate + 1 :]) != stride:
+            continue
+        if (call.op == "squeeze" and "dim" in call.args) or not _ones_cross(x.shape, candidate, y, axis):
             return Lane(x, candidate)
     return f"mixes the channels, from {list(x.shape)} to {list(y)}"
 
 
 def _ones_cross(x: tuple[int, ...], one: int, y: tuple[int, ...], other: int) -> bool:
-    """Whether axes of size 1 go from one side of the channels to the other: at other sizes they mix."""
+    """Whether axes of size 1 go from one side of the channels to the other: at other sizes they mix.
+
+    So does a batch of 1 in front of the channels, if nothing is left in front that could take a larger one.
+    """
+    if x[0] == 1 and one > 0 and other == 0:
+        return True
     before = y[:other].count(1) - x[:one].count(1)
     behind = y[other + 1 :].count(1) - x[one + 1 :].count(1)
     return before * behind < 0
@@ -179,15 +185,19 @@ CARRIERS: Mapping[str, Rule] = {
     **dict.fromkeys(("t", "numpy_T", "mT", "adjoint"), _permute),
 }
 
-VIEWS = frozenset({"view", "view_as", "as_strided"})
+PERMUTES = frozenset(op for op, rule in CARRIERS.items() if rule is _permute)
+"""Operators behind which the same memory has its axes in another order."""
+
+VIEWS = frozenset({"view", "view_as", "as_strided", "_unsafe_view", "view_as_complex"})
 """Operators that work on some layouts in memory and not on others."""
 
-KEEPS_LAYOUT = frozenset(
-    {"add", "add_", "sub", "sub_", "mul", "mul_", "div", "div_", "slice", "select", "split", "unbind"}
-    | {"dropout", "alias", "detach", "clone", "to", "_to_copy", "positive", "squeeze", "unsqueeze"}
-    | {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "numpy_T", "mT"}
+MAY_COPY = frozenset(
+    {"reshape", "reshape_as", "flatten", "unflatten", "ravel", "contiguous", "to", "_to_copy"}
 )
-"""Operators, with `ACTIVATIONS`, behind which a tensor lies in memory as it did in front of them."""
+"""Operators that return a view of some layouts in memory, and a copy of others."""
+
+OWN_LAYOUT = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "embedding"})
+"""Operators that return the same layout in memory whatever they read."""
 
 ACTIVATIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "relu": ("ReLU", ()),

@@ -116,6 +116,7 @@ class ModuleFacts:
         paths: all its names.
         kind: its class.
         compiled: whether it is TorchScript.
+        torchs: whether its forward is that of one of torch's own layers.
         hooks: the kinds of hook on it that would see or change values.
         parametrised: the names of tensors that are computed from others at every call.
         accepts: the names of absent parameters that its forward would use if there.
@@ -127,13 +128,14 @@ class ModuleFacts:
     paths: tuple[str, ...]
     kind: str
     compiled: bool = False
+    torchs: bool = False
     hooks: tuple[str, ...] = ()
     parametrised: frozenset[str] = frozenset()
     accepts: frozenset[str] = frozenset()
     statistics: bool = False
     batchnorm: bool = False
     channels: int = 0
-    eps: float = 0.0
+    eps: float | None = None
     momentum: float | None = None
     batches: int | None = None
 

@@ -12,30 +12,19 @@ import hashlib
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
-from bntools.core.calls import Capture, ModuleFacts
+from bntools.core.calls import Capture
 from bntools.core.example import Example
+from bntools.core.facts import facts_of, hooks_see, unsound_tensors
 from bntools.core.leaves import held_besides
 from bntools.core.lift import lift
+from bntools.core.names import modules_of, tensors_of
 from bntools.core.plan import Site
 from bntools.core.trace import Trace
 from bntools.core.untouched import untouched
 from bntools.errors import CaptureError, UsageError
-
-_HOOKS = {
-    "_forward_pre_hooks": "a forward pre-hook",
-    "_forward_hooks": "a forward hook",
-    "_backward_hooks": "a backward hook",
-    "_backward_pre_hooks": "a backward pre-hook",
-    "_state_dict_hooks": "a state-dict hook",
-    "_load_state_dict_pre_hooks": "a load-state-dict hook",
-}
 
 
 def capture(model: nn.Module, example: Example) -> Capture:
@@ -66,25 +55,25 @@ def capture(model: nn.Module, example: Example) -> Capture:
             f"{type(error).__name__}: {first_line(error)}",
             todo="give inputs that it runs on (--input 2x3x224x224, or --inputs file.npz)",
         ) from error
-    facts = {paths[0]: _facts(module, paths) for module, paths in _paths(model)}
+    modules = tuple(sorted(trace.modules, key=lambda m: (m.start, -m.end)))
+    facts = facts_of(model, modules, trace.calls)
     statistics = {path for path, f in facts.items() if f.statistics}
     held = held_besides(model)
-    modules = tuple(sorted(trace.modules, key=lambda m: (m.start, -m.end)))
     return Capture(
         calls=lift(trace.calls, modules, statistics),
         modules=modules,
         facts=facts,
         varying=frozenset(trace.varying),
         outside={memory: tuple(who) for memory, who in trace.outside.items()},
-        unsound=_unsound(model),
-        held={name: held[i] for i, name in _named(model) if i in held},
+        unsound=unsound_tensors(model),
+        held={name: held[id(each)] for name, each in _named(model) if id(each) in held},
         fingerprint=fingerprint(model),
         notes=_notes(trace),
     )
 
 
 def _run(model: nn.Module, example: Example, *, sliced: bool) -> Trace:
-    trace, call = Trace(model, _sees, sliced=sliced), example.fresh()
+    trace, call = Trace(model, hooks_see, sliced=sliced), example.fresh()
     with untouched(model):
         trace.run(model, call, call.tensors)
     return trace
@@ -96,8 +85,7 @@ def fingerprint(model: nn.Module) -> str:
     Equal for two instances of one architecture, whatever their weights, so that a plan made on a trained
     model fits a fresh one.
     """
-    saved = model.state_dict(keep_vars=True)
-    lines = sorted(f"{key} {list(t.shape)}" for key, t in saved.items() if isinstance(t, Tensor))
+    lines = sorted(f"{key} {list(t.shape)}" for key, t in tensors_of(model, persistent=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -122,7 +110,7 @@ def check_eager(model: nn.Module) -> None:
         raise UsageError(
             "expected an eager module, got a compiled one", todo="give model._orig_mod, compile the result"
         )
-    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+    for key, tensor in tensors_of(model):
         if is_lazy(tensor):
             raise UsageError(
                 f"{key} has no shape yet", todo="run the model once, so that lazy layers are made"
@@ -133,10 +121,9 @@ def check_eager(model: nn.Module) -> None:
 
 def module_sites(model: nn.Module) -> tuple[Site, ...]:
     """A site for every module that is a BatchNorm or holds running statistics, without a run."""
-    found = ((paths[0], _facts(module, paths)) for module, paths in _paths(model))
     return tuple(
         Site(path, path, f.kind, f.channels, f.eps, f.momentum, f.batches)
-        for path, f in found
+        for path, f in facts_of(model).items()
         if f.statistics or f.batchnorm
     )
 
@@ -147,128 +134,9 @@ def first_line(error: BaseException) -> str:
     return text[0][:200] if text else "no message"
 
 
-def _paths(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
-    paths: dict[int, list[str]] = {}
-    modules: dict[int, nn.Module] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(id(module), []).append(path)
-        modules[id(module)] = module
-    for key, module in modules.items():
-        yield module, tuple(paths[key])
-
-
-def _named(model: nn.Module) -> Iterator[tuple[int, str]]:
-    """The ids of modules and tensors, each with all of its names."""
-    for named in (model.named_modules, model.named_parameters, model.named_buffers):
-        for name, each in named(remove_duplicate=False):
-            yield id(each), name
-
-
-def _facts(module: nn.Module, paths: tuple[str, ...]) -> ModuleFacts:
-    mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
-    statistics = isinstance(mean, Tensor) and isinstance(var, Tensor)
-    batchnorm = isinstance(module, _BatchNorm)
-    normalises = statistics or batchnorm
-    batches = getattr(module, "num_batches_tracked", None)
-    momentum = getattr(module, "momentum", None)
-    return ModuleFacts(
-        paths=paths,
-        kind=type(module).__name__,
-        compiled=isinstance(module, torch.jit.ScriptModule),
-        hooks=tuple(words for name, words in _HOOKS.items() if _registered(module, name)),
-        parametrised=frozenset(_parametrised(module)),
-        accepts=frozenset(n for n, p in module._parameters.items() if p is None and _mentions(module, n)),
-        statistics=statistics,
-        batchnorm=batchnorm,
-        channels=mean.numel() if isinstance(mean, Tensor) else _number(module, "num_features"),
-        eps=float(getattr(module, "eps", 0.0)) if normalises else 0.0,
-        momentum=momentum if normalises and isinstance(momentum, float) else None,
-        batches=int(batches) if isinstance(batches, Tensor) and batches.numel() == 1 else None,
-    )
-
-
-def _number(module: nn.Module, name: str) -> int:
-    value = getattr(module, name, 0)
-    return value if isinstance(value, int) else 0
-
-
-def _registered(module: nn.Module, name: str) -> list[object]:
-    """The hooks of one kind, without those by which torch computes a normalised weight."""
-    hooks = getattr(module, name, None)
-    if not hooks:
-        return []
-    ours = (WeightNorm, SpectralNorm)
-    return [
-        h
-        for h in hooks.values()
-        if not isinstance(h, ours) and not type(h).__name__.startswith("SpectralNorm")
-    ]
-
-
-def _parametrised(module: nn.Module) -> Iterator[str]:
-    if parametrize.is_parametrized(module):
-        yield from module.parametrizations  # type: ignore[misc]
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm | SpectralNorm):
-            yield hook.name
-
-
-def _mentions(module: nn.Module, name: str) -> bool:
-    """Whether the forward that runs reads ``self.<name>``, as far as its code and its methods' tell."""
-    if "forward" in vars(module):
-        return False  # somebody has put another one on the instance
-    seen, waiting = set(), ["forward"]
-    while waiting:
-        method = waiting.pop()
-        for base in type(module).__mro__:
-            code = getattr(vars(base).get(method), "__code__", None)
-            if code is None:
-                continue
-            if name in code.co_names:
-                return True
-            seen.add(method)
-            waiting += [n for n in code.co_names if n not in seen and hasattr(type(module), n)]
-            if "super" not in code.co_names:
-                break
-    return False
-
-
-def _sees(module: nn.Module) -> frozenset[str]:
-    seen = set()
-    if any(_registered(module, h) for h in ("_forward_pre_hooks", "_backward_pre_hooks")):
-        seen.add("inputs")
-    if any(_registered(module, h) for h in ("_forward_hooks", "_backward_hooks")):
-        seen.update(("inputs", "outputs"))
-    return frozenset(seen)
-
-
-def _unsound(model: nn.Module) -> dict[str, str]:
-    """Tensors beside running statistics that no number can come from."""
-    found: list[tuple[str, str, Tensor]] = []
-    for path, module in model.named_modules():
-        var = getattr(module, "running_var", None)
-        if not isinstance(var, Tensor):
-            continue
-        stem = f"{path}." if path else ""
-        # The logarithm is finite where a normalisation is possible: above zero.
-        above = var.detach() + float(getattr(module, "eps", 0.0))
-        found.append((f"{stem}running_var", "is not positive", above.log()))
-        for name in ("running_mean", "running_var", "weight", "bias"):
-            tensor = getattr(module, name, None)
-            if isinstance(tensor, Tensor) and tensor.is_floating_point():
-                found.append((f"{stem}{name}", "is not finite", tensor.detach()))
-    if _all_finite([tensor for _, _, tensor in found]):
-        return {}
-    return {key: why for key, why, tensor in found if not _all_finite([tensor])}
-
-
-def _all_finite(tensors: list[Tensor]) -> bool:
-    """Whether all are, with one look at each device."""
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for tensor in tensors:
-        wide = tensor if tensor.itemsize > 1 else tensor.float()  # float8 has no arithmetic
-        by_device.setdefault(tensor.device, []).append(wide.flatten())
-    return all(bool(torch.cat(parts).isfinite().all()) for parts in by_device.values())
+def _named(model: nn.Module) -> Iterator[tuple[str, object]]:
+    yield from modules_of(model)
+    yield from tensors_of(model)
 
 
 def _notes(trace: Trace) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def fold_tensors(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], froze
         single = {edit.site.name: _map(model, edit) for edit in plan.edits}
         for key, sites in _sites_by(plan.edits, lambda e: e.host.weight_key).items():
             host, like = sites[0].host, _weight_like(model, sites[0])
-            scale, shift = reduce(compose, (single[e.site.name] for e in sites))
+            scale, shift = _composed([single[e.site.name] for e in sites])
             weight = _weight(model, sites[0]).to(scale.device)
             folded = fold_weight(weight, scale, shift, host.layout, host.groups)
             tensors[key] = folded.to(like.device, like.dtype)
@@ -46,24 +46,32 @@ def fold_tensors(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], froze
         for key, sites in _sites_by(with_bias, lambda e: e.host.bias_key).items():
             old = get_tensor(model, key)
             like = old if old is not None else tensors[sites[0].host.weight_key]
-            maps = (single[e.site.name] for e in sites)
-            bias = fold_bias(old if old is None else _exact(old), *reduce(compose, maps))
+            scale, shift = _composed([single[e.site.name] for e in sites])
+            bias = fold_bias(old if old is None else _exact(old).to(scale.device), scale, shift)
             tensors[key] = bias.to(like.device, like.dtype)
         bad = _overflowing(model, tensors)
     return tensors, frozenset(e.site.name for e in plan.edits if {e.host.weight_key, e.host.bias_key} & bad)
 
 
+def _composed(maps: Sequence[Map]) -> Map:
+    """One map for several in a row, on the device of the first: a model may be spread over several."""
+    device = maps[0][0].device
+    return reduce(compose, [(scale.to(device), shift.to(device)) for scale, shift in maps])
+
+
 def _overflowing(model: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
-    """The keys of new tensors that are not finite although the old ones were, with one look at the device."""
-    keys = [key for key, tensor in tensors.items() if tensor.numel()]
-    ends = [torch.stack(tensors[key].aminmax()).isfinite().all().cpu() for key in keys]
-    finite = torch.stack(ends).tolist() if ends else []
+    """The keys of tensors that are not finite although the old ones were, with one look at each device."""
+    by_device: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        if tensor.numel():
+            by_device[tensor.device][key] = torch.stack(tensor.aminmax()).isfinite().all()
     bad = set()
-    for key, fine in zip(keys, finite, strict=True):
-        if not fine:
-            old = get_tensor(model, key)
-            if old is None or bool(old.isfinite().all()):
-                bad.add(key)
+    for finite in by_device.values():
+        for key, fine in zip(finite, torch.stack(list(finite.values())).tolist(), strict=True):
+            if not fine:
+                old = get_tensor(model, key)
+                if old is None or bool(old.isfinite().all()):
+                    bad.add(key)
     return bad
 
 

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bntools.core.capture import first_line
+from bntools.core.names import modules_of, tensors_of
 from bntools.errors import CaptureError
 
 _CPU = torch.device("cpu")
@@ -29,10 +30,11 @@ def exact_copy(model: nn.Module) -> nn.Module:
         CaptureError: if the model cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(exact(parameter.detach()), requires_grad=False)
-    for buffer in model.buffers():
-        memo[id(buffer)] = exact(buffer.detach())
+    for _, tensor in tensors_of(model):
+        if id(tensor) not in memo:
+            wide = exact(tensor.detach())
+            parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(wide, requires_grad=False) if parameter else wide
     twin = copied(model, memo)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -52,7 +54,7 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
         CaptureError: if something in the model cannot be copied.
     """
     memo = {} if memo is None else memo
-    for module in model.modules():
+    for _, module in modules_of(model):
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo.setdefault(id(value), value.detach().clone())
@@ -64,11 +66,11 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
             f"the model cannot be copied: {type(error).__name__}: {first_line(error)}",
             todo="take out of it what copy.deepcopy cannot copy",
         ) from error
-    own = {id(each) for each in (*twin.modules(), *twin.parameters(), *twin.buffers())} - given
-    for path, module in model.named_modules():
-        if not own.isdisjoint(map(id, (module, *module.parameters(False), *module.buffers(False)))):
+    own = {id(each) for _, each in (*modules_of(twin), *tensors_of(twin))} - given
+    for name, each in (*modules_of(model), *tensors_of(model)):
+        if id(each) in own:
             raise CaptureError(
-                f"the model cannot be copied: copy.deepcopy leaves {path or 'it'} shared with the original",
+                f"the model cannot be copied: copy.deepcopy leaves {name or 'it'} shared with the original",
                 todo="let its __deepcopy__ copy",
             )
     return twin

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bntools.core.affine import ACTIVATIONS, CARRIERS, HOSTS, KEEPS_LAYOUT, VIEWS
+from bntools.core.affine import CARRIERS, HOSTS
 from bntools.core.calls import Call, Capture, Stored, Value
 from bntools.core.conflicts import Candidate, Candidates, find_conflicts
 from bntools.core.graph import BlockedError, Graph, where
 from bntools.core.hosts import find_host
+from bntools.core.layout import check_layout
 from bntools.core.plan import Edit, Plan, Promise, Reason, Refusal
 from bntools.core.sites import BatchNorm, find_sites
 
@@ -84,7 +85,7 @@ def _walk(graph: Graph, bn: BatchNorm, bake: bool) -> Candidate:
         value, axis = lane.value, lane.axis
     _check_only_read_on(graph, way, memories)
     host = find_host(graph, call, axis, bn.site.channels, bake=bake)
-    _check_layout(graph, bn.call)
+    check_layout(graph, way)
     return Candidate(bn, host, call, tuple(c.op for c in way[1:]))
 
 
@@ -102,26 +103,6 @@ def _check_only_read_on(graph: Graph, way: list[Call], memories: set[int]) -> No
                 raise BlockedError(Reason.HOOKED, f"{who} sees the values it reads")
             how = "returned" if who == "output" else "kept by the model or its caller"
             raise BlockedError(Reason.RETURNED, f"the values it reads are {how}")
-
-
-def _check_layout(graph: Graph, bn: Call) -> None:
-    """Refuse if a view behind a BatchNorm works on the memory that it lays out, and on no other."""
-    came, left = bn.args["input"], bn.outputs[0]
-    if _layout(came) == _layout(left):
-        return
-    reached = {left.id}
-    for call in graph.capture.calls:
-        if not reached.isdisjoint(r.id for r in call.reads() if isinstance(r, Value)):
-            if call.op in VIEWS:
-                raise BlockedError(
-                    Reason.LAYOUT, f"{where(call)} needs the memory laid out as the BatchNorm does"
-                )
-            if call.op in KEEPS_LAYOUT or call.op in ACTIVATIONS:
-                reached.update(v.id for v in call.outputs)
-
-
-def _layout(value: Value) -> list[int]:
-    return [stride for size, stride in zip(value.shape, value.strides, strict=False) if size > 1]
 
 
 def _edit(candidates: Candidates, index: int) -> Edit:

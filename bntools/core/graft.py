@@ -112,6 +112,7 @@ def _put(model: nn.Module, key: str, tensor: Tensor, like: Tensor | None) -> Ten
         return tensor
     if not isinstance(tensor, nn.Parameter):
         tensor = nn.Parameter(tensor, requires_grad=like.requires_grad if like is not None else True)
+        vars(tensor).update(vars(like) if like is not None and name in module._parameters else {})
     module._parameters[name] = tensor
     module.__dict__.pop(name, None)  # where a removed parametrization left a plain tensor
     return tensor

@@ -24,6 +24,7 @@ class Graph:
 
     Attributes:
         made: the call that made a value, by the value's id.
+        stored: the memories of parameters and buffers.
         hosts: the calls of operators in `HOSTS`, by the module that made them.
         readers, writers: the calls that read or wrote a memory, in order.
     """
@@ -32,6 +33,7 @@ class Graph:
         self.capture = capture
         self.made: dict[int, Call] = {v.id: c for c in capture.calls for v in c.outputs}
         self.hosts: dict[str, list[Call]] = defaultdict(list)
+        self.stored = {t.memory for call in capture.calls for t in call.reads() if isinstance(t, Stored)}
         self.readers: dict[int, list[Call]] = defaultdict(list)
         self.writers: dict[int, list[Call]] = defaultdict(list)
         for call in capture.calls:

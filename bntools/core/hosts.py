@@ -67,17 +67,32 @@ def _weight(graph: Graph, call: Call, host: HostCall, bake: bool) -> tuple[str, 
     if isinstance(host.weight, Value) and facts is not None and "weight" in facts.parametrised:
         if not bake:
             raise BlockedError(Reason.PARAMETRISED, f"the weight of {where(call)} is parametrised")
+        _check_computed(graph, call, host.weight)
         _only_computed_inside(graph, call, host.weight)
         return "weight", tuple(_key(p, "weight") for p in facts.paths)
     keys, _ = _slot(graph, call, host, host.weight, "weight")
     return "", keys
 
 
+def _check_computed(graph: Graph, call: Call, weight: Value) -> None:
+    """Refuse to bake what is more than the parametrised tensor, or another one at every call."""
+    inner = _key(call.owner, "parametrizations.")
+    made, facts = graph.made.get(weight.id), graph.capture.facts[call.owner]
+    if not facts.torchs and not (made and made.owner.startswith(inner)):
+        raise BlockedError(Reason.COMPUTED_WEIGHT, f"the weight of {where(call)} is computed at every call")
+    for other in graph.capture.calls:
+        if (other.owner == call.owner or other.owner.startswith(inner)) and other.writes & graph.stored:
+            raise BlockedError(
+                Reason.COMPUTED_WEIGHT,
+                f"{where(other)} estimates the norm anew at every call: eval() stops that",
+            )
+
+
 def _only_computed_inside(graph: Graph, call: Call, weight: Value) -> None:
     """Refuse to bake a weight that somebody besides its module asks for: he would get the folded one."""
     modules = graph.capture.modules
     own = [range(m.start, m.end) for m in modules if m.path == call.owner]
-    inner = f"{call.owner}.parametrizations." if call.owner else "parametrizations."
+    inner = _key(call.owner, "parametrizations.")
     asked = [m.start for m in modules if m.path.startswith(inner) and m.start < m.end]
     read = [c.index for c in graph.readers[weight.memory]]
     if not all(any(index in calls for calls in own) for index in (*asked, *read)):

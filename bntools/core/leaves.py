@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from collections.abc import Set as AnySet
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-_OPAQUE = (str, bytes, type, torch.dtype, torch.device)
+from bntools.core.names import modules_of
+
+_LEAVES = (Tensor, nn.Module, np.ndarray, np.generic, bool, int, float, complex)
+_OPAQUE = (str, bytes, type, ModuleType, torch.dtype, torch.device)
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
@@ -25,12 +30,12 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
         >>> [int(t) for t in tensors_of({"a": SimpleNamespace(b=torch.tensor(1)), "c": [torch.tensor(2)]})]
         [1, 2]
     """
-    return (leaf for leaf in _walk(tree, set()) if isinstance(leaf, Tensor))
+    return (leaf for leaf in _walk(tree, {}) if isinstance(leaf, Tensor))
 
 
 def values_of(tree: Any) -> Iterator[Tensor]:
     """`tensors_of`, and numbers and numpy arrays as tensors: everything that can be compared."""
-    for leaf in _walk(tree, set()):
+    for leaf in _walk(tree, {}):
         if isinstance(leaf, Tensor):
             yield leaf
         elif isinstance(leaf, np.ndarray | np.generic):
@@ -52,33 +57,45 @@ def held_besides(model: nn.Module) -> dict[int, str]:
         'layers of the model'
     """
     held: dict[int, str] = {}
-    for path, module in model.named_modules():
+    seen: dict[int, Any] = {}
+    for path, module in modules_of(model):
         registered = (module._parameters, module._buffers, module._modules)
         for name, value in vars(module).items():
             if any(value is each for each in registered):
                 continue
-            for leaf in _walk(value, set()):
+            for leaf in _walk(value, seen):
                 if isinstance(leaf, Tensor | nn.Module):
                     held.setdefault(id(leaf), f"{name} of {path or 'the model'}")
     return held
 
 
-def _walk(tree: Any, seen: set[int]) -> Iterator[Any]:
-    if isinstance(tree, Tensor | nn.Module | np.ndarray | np.generic | bool | int | float | complex):
-        yield tree
-        return
-    if tree is None or isinstance(tree, _OPAQUE) or callable(tree) or id(tree) in seen:
-        return
-    seen.add(id(tree))
-    if isinstance(tree, Mapping):
-        inside = list(tree.values())
-    elif isinstance(tree, list | tuple | AnySet) or (hasattr(tree, "__len__") and hasattr(tree, "__iter__")):
+def _walk(tree: Any, seen: dict[int, Any]) -> Iterator[Any]:
+    waiting = [tree]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, _LEAVES):
+            yield each
+        elif each is not None and not isinstance(each, _OPAQUE) and id(each) not in seen:
+            seen[id(each)] = each  # kept, so that the id stays its own
+            waiting += reversed(_inside(each))
+
+
+def _inside(tree: Any) -> list[Any]:
+    """What a container, a record, an object or a callable holds on to."""
+    if isinstance(tree, partial):
+        return [tree.func, *tree.args, *tree.keywords.values()]
+    if isinstance(tree, MethodType):
+        return [tree.__self__]
+    if isinstance(tree, FunctionType):
+        return [cell.cell_contents for cell in tree.__closure__ or () if cell != CellType()]
+    inside: list[Any] = []
+    if isinstance(tree, dict):
+        inside = [*tree.keys(), *tree.values()]
+    elif isinstance(tree, list | tuple | set | frozenset | deque):  # other iterables may load data
         inside = list(tree)
-    else:
-        inside = []
     if dataclasses.is_dataclass(tree):
         inside += [getattr(tree, f.name, None) for f in dataclasses.fields(tree)]
     elif hasattr(tree, "__dict__"):
         inside += list(vars(tree).values())
-    for each in inside:
-        yield from _walk(each, seen)
+    slots = (s for kind in type(tree).__mro__ for s in getattr(kind, "__slots__", ()))
+    return [*inside, *(getattr(tree, slot, None) for slot in slots)]

@@ -45,6 +45,7 @@ def _match(calls: Sequence[Call], module: ModuleCall) -> Call | None:
     made = {value.id: call for call in calls for value in call.outputs}
     if len(module.inputs) != 1 or len(module.outputs) != 1 or any(c.writes for c in calls):
         return None
+    (x,), (y,) = module.inputs, module.outputs
 
     def arguments(value: Any, op: str) -> tuple[Any, Any] | None:
         call = made.get(value.id) if isinstance(value, Value) else None
@@ -55,8 +56,10 @@ def _match(calls: Sequence[Call], module: ModuleCall) -> Call | None:
     def stored(value: Any) -> Stored | None:
         """A vector of the module, behind reshapes."""
         while isinstance(value, Value) and value.id in made and made[value.id].op in _RESHAPES:
+            if not value.floating:
+                return None
             value = made[value.id].args["self"]
-        return value if isinstance(value, Stored) and len(value.shape) == 1 else None
+        return value if isinstance(value, Stored) and value.shape == x.shape[1:2] else None
 
     def either_way(pair: tuple[Any, Any] | None) -> list[tuple[Any, Any]]:
         return [pair, pair[::-1]] if pair else []
@@ -70,7 +73,6 @@ def _match(calls: Sequence[Call], module: ModuleCall) -> Call | None:
                 return stored(gamma), stored(total[0]), float(total[1])  # type: ignore[return-value]
         return None
 
-    (x,), (y,) = module.inputs, module.outputs
     for product, shift in either_way(arguments(y, "add")):
         for a, factor in either_way(arguments(product, "mul")):
             found, rest = scale(factor), arguments(shift, "sub")

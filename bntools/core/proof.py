@@ -14,6 +14,7 @@ from bntools.core.compute import fold_tensors, get_tensor
 from bntools.core.exact import exact_copy
 from bntools.core.example import Example
 from bntools.core.graft import bypass_, graft_
+from bntools.core.names import tensors_of
 from bntools.core.plan import Plan
 from bntools.core.trials import trials
 from bntools.core.verify import (
@@ -154,11 +155,12 @@ def _sensitivity(
     be told from a fault.
     """
     twin = exact_copy(model)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     with torch.no_grad():
-        for parameter in twin.parameters():
-            if parameter.is_floating_point():
-                sign = torch.rand(parameter.shape, generator=generator, dtype=torch.float64).round() * 2 - 1
+        for parameter in {id(t): t for _, t in tensors_of(twin)}.values():
+            if isinstance(parameter, nn.Parameter) and parameter.is_floating_point():
+                draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64, device="cpu")
+                sign = draw.round() * 2 - 1
                 parameter.mul_(1 + sign * torch.finfo(torch.float64).eps)
     return [distance(observe(twin, t, taps=taps), b) for t, b in zip(done, before, strict=True)]
 

@@ -124,13 +124,14 @@ def _unfit(site: Site, call: Call, capture: Capture) -> Refusal | None:
         for key in getattr(tensor, "keys", ()):
             if key in capture.unsound:
                 return Refusal(site, Reason.BAD_STATISTICS, f"{key} {capture.unsound[key]}")
+    owner = capture.facts.get(call.owner)
+    if owner is not None and owner.compiled:
+        return Refusal(site, Reason.COMPILED, f"{call.owner or 'the model'} is TorchScript")
     if site.module is None:
         return Refusal(
             site, Reason.NO_MODULE, f"the operator is called in {call.owner or 'the model'} itself"
         )
     facts = capture.facts[site.module]
-    if facts.compiled:
-        return Refusal(site, Reason.COMPILED, f"{site.module} is TorchScript")
     if facts.hooks:
         return Refusal(site, Reason.HOOKED, f"{site.module} has {' and '.join(facts.hooks)}")
     return None

@@ -15,9 +15,11 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bntools.core import names
 from bntools.core.calls import Call, ModuleCall, Stored, Value
 from bntools.core.leaves import tensors_of
 from bntools.core.memories import Memories
+from bntools.core.names import modules_of
 
 # A tensor's content becomes a Python number here, and with it perhaps a branch.
 _TO_PYTHON = frozenset({"_local_scalar_dense", "item", "is_nonzero", "equal", "allclose"})
@@ -46,12 +48,12 @@ class Trace(TorchDispatchMode):
         self.varying: set[int] = set()
         self.outside: dict[int, list[str]] = {}
         self.branches: list[str] = []
-        self._sees = {id(module): sees(module) for module in model.modules()}
+        self._sees = {id(module): sees(module) for _, module in modules_of(model)}
         # By id, which is a name only as long as the tensor lives: the reference tells.
         self._values: dict[int, tuple[weakref.ref[Tensor], Value]] = {}
         self._ids = 0
         self._paths: dict[int, str] = {}
-        for path, module in model.named_modules():
+        for path, module in modules_of(model):
             self._paths.setdefault(id(module), path)
         self._stack: list[tuple[nn.Module, str, int, tuple[Value, ...]]] = []
         self._stored = self._join(model, sliced)
@@ -59,10 +61,9 @@ class Trace(TorchDispatchMode):
     def _join(self, model: nn.Module, sliced: bool) -> dict[int, Stored]:
         keys: dict[int, list[str]] = {}
         tensors: dict[int, Tensor] = {}
-        for named in (model.named_parameters, model.named_buffers):
-            for key, tensor in named(remove_duplicate=False):
-                keys.setdefault(id(tensor), []).append(key)
-                tensors[id(tensor)] = tensor
+        for key, tensor in names.tensors_of(model):
+            keys.setdefault(id(tensor), []).append(key)
+            tensors[id(tensor)] = tensor
         self.memories = Memories(tensors.values(), sliced=sliced)
         return {
             i: Stored(tuple(keys[i]), tuple(t.shape), self.memories.of(t), _kind(t))

@@ -16,11 +16,11 @@ Draw = Callable[[torch.Size, torch.Generator], Tensor]
 
 
 def _normal(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=generator, device="cpu")
 
 
 def _uniform(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    return (torch.rand(shape, generator=generator) * 2 - 1) * math.sqrt(3)
+    return (torch.rand(shape, generator=generator, device="cpu") * 2 - 1) * math.sqrt(3)
 
 
 def trials(example: Example, seed: int = 1) -> Iterator[Example]:
@@ -39,7 +39,7 @@ def trials(example: Example, seed: int = 1) -> Iterator[Example]:
     if len(sizes) != 1 or 0 in sizes:
         return
     (size,) = sizes
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     normal, uniform = (2, 1) if size == 1 else (1, 2 if size == 3 else 3)
     for batch, name, draw in ((normal, "normal", _normal), (uniform, "uniform", _uniform)):
         yield replace(
@@ -48,7 +48,7 @@ def trials(example: Example, seed: int = 1) -> Iterator[Example]:
 
 
 def _redraw(size: int, batch: int, draw: Draw, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    rows = torch.randint(size, (batch,), generator=generator)
+    rows = torch.randint(size, (batch,), generator=generator, device="cpu")
 
     def redraw(tensor: Tensor) -> Tensor:
         picked = tensor.detach()[rows.to(tensor.device)]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+
+from bntools.core.names import modules_of, own_tensor, tensors_of
 
 _ALONE = threading.RLock()
 
@@ -40,25 +43,36 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
 
 
 def _untouched(model: nn.Module, seed: int) -> Iterator[None]:
-    attributes = [(d, d.copy()) for module in model.modules() for d in _dicts(module)]
+    attributes = [(d, d.copy()) for _, module in modules_of(model) for d in _dicts(module)]
     written = [(tensor, tensor.detach().clone(), tensor._version, sly) for tensor, sly in _writable(model)]
-    devices = {t.device.index for t in model.parameters() if t.device.type == "cuda"}
+    devices = {t.device.index for _, t in tensors_of(model) if t.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for now, before in attributes:
-            restore(now, before)
-        with torch.no_grad():
-            for tensor, saved, version, sly in written:
-                if sly or tensor._version != version:
-                    tensor.copy_(saved)
+    with ExitStack() as stack:
+        # A graph that the caller holds may have saved them: the same values again are no change to that.
+        stack.enter_context(_unsafe_preserve_version_counter(tuple(w[0] for w in written)))
+        stack.callback(_put_back, attributes, written, python, numpy)
+        stack.enter_context(torch.random.fork_rng(devices, device_type="cuda"))
+        stack.enter_context(torch.no_grad())
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        yield
+
+
+def _put_back(
+    attributes: Iterable[tuple[dict[str, Any], dict[str, Any]]],
+    written: Iterable[tuple[Tensor, Tensor, int, bool]],
+    python: Any,
+    numpy: Any,
+) -> None:
+    random.setstate(python)
+    np.random.set_state(numpy)
+    for now, before in attributes:
+        restore(now, before)
+    with torch.no_grad():
+        for tensor, saved, version, sly in written:
+            if sly or tensor._version != version:
+                tensor.copy_(saved)
 
 
 def restore(now: dict[Any, Any], before: dict[Any, Any]) -> None:
@@ -77,10 +91,11 @@ def _dicts(module: nn.Module) -> Iterator[dict[str, Any]]:
 
 def _writable(model: nn.Module) -> Iterator[tuple[Tensor, bool]]:
     """The tensors that a forward may write to, and whether it would do so without counting a version."""
-    for module in model.modules():
+    for _, module in modules_of(model):
         # The batch-norm operator writes its running statistics behind autograd's back.
-        sly = module.training and hasattr(module, "running_mean")
-        yield from ((b, sly) for b in module.buffers(recurse=False) if not b.is_inference())
+        sly = module.training and own_tensor(module, "running_mean") is not None
+        own = [(b, sly) for b in module._buffers.values() if b is not None]
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
-            yield module.weight, False
-        yield from ((t, False) for t in vars(module).values() if isinstance(t, Tensor) and t.is_leaf)
+            own.append((module.weight, False))
+        own += [(t, False) for t in vars(module).values() if isinstance(t, Tensor) and t.is_leaf]
+        yield from (each for each in own if not each[0].is_inference())

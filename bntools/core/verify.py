@@ -131,7 +131,8 @@ def observe(
         if double:
             stack.enter_context(in_float64())
         result = (example.map(exact) if double else example.fresh())(model)
-    return Observation(tuple(t.detach().cpu() for t in values_of(result)), samples)
+    leaves = (t.detach() if t.layout is torch.strided else t.detach().to_dense() for t in values_of(result))
+    return Observation(tuple(t.cpu() for t in leaves), samples)
 
 
 def _tap(path: str, samples: dict[str, Sample], calls: Counter[str]) -> Any:
@@ -142,8 +143,10 @@ def _tap(path: str, samples: dict[str, Sample], calls: Counter[str]) -> Any:
             return
         out, count = out.detach(), out.numel()
         # Drawn at random, since steps of equal length could pass by the same channels each time.
-        drawn = torch.Generator().manual_seed(0)
-        at = torch.randint(count, (_SAMPLE,), generator=drawn) if count > _SAMPLE else torch.arange(count)
+        drawn = torch.Generator("cpu").manual_seed(0)
+        at = torch.arange(count, device="cpu")
+        if count > _SAMPLE:
+            at = torch.randint(count, (_SAMPLE,), generator=drawn, device="cpu")
         scale = _largest(out)
         power = 0.0
         for came in (*args, *kwargs.values()):

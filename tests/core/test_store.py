@@ -244,7 +244,7 @@ def _with(model: nn.Module, path: str, child: nn.Module) -> nn.Module:
 
 def test_a_model_with_the_same_tensors_and_another_layer_in_the_place(tmp_path: Path) -> None:
     path = bn.save(bn.fold(net(), IMAGE), tmp_path / "m.safetensors")
-    refusing(path, lambda: _with(net(), "1", _renamed(net()[1])), r"1: .*is no BatchNorm")
+    refusing(path, lambda: _with(net(), "1", _renamed(net()[1])), r"other tensors")
 
 
 MEAN = torch.zeros(4)

@@ -87,10 +87,12 @@ def test_code_that_asks_for_the_class_is_found_out() -> None:
         bn.fold(model, x(2, 3, 6, 6))
 
 
-def test_a_weight_that_is_read_through_a_closure_is_found_out() -> None:
-    weights: list[Tensor] = []
-    model = net(lambda m, v: m.bn(nn.functional.conv2d(v, weights[0], m.conv.bias))).double()
-    weights.append(model.conv.weight)
+WEIGHTS: list[Tensor] = []
+
+
+def test_a_weight_that_is_read_from_a_global_is_found_out() -> None:
+    model = net(lambda m, v: m.bn(nn.functional.conv2d(v, WEIGHTS[-1], m.conv.bias))).double()
+    WEIGHTS.append(model.conv.weight)
     with pytest.raises(bn.PromiseError):
         bn.fold(model, x(2, 3, 6, 6).double())
 
@@ -212,3 +214,76 @@ def test_what_is_put_back_is_never_missing_in_between() -> None:
         restore(now, {"a": 1, "b": 2})
     assert now["a"] == 1
     assert now["b"] == 2
+
+
+def test_a_backward_that_is_pending_still_runs() -> None:
+    """What a graph has saved has the same values afterwards, and must count as unchanged."""
+    model = net(lambda m, v: m.other(m.bn(m.conv(v))) + m.count.add_(1))
+    model.other = season(nn.BatchNorm2d(4)).train()
+    model.register_buffer("count", torch.zeros(1))
+    loss = model(x(2, 3, 6, 6)).sum() * model.count
+    bn.fold(model, x(2, 3, 6, 6))
+    loss.sum().backward()
+    assert model.conv.weight.grad is not None
+
+
+class Picky(nn.Sequential):
+    """A backbone that hides some of its parameters from optimisers, and saves less than it holds."""
+
+    def parameters(self, recurse: bool = True) -> Any:
+        return iter([self[1].weight])
+
+    def named_parameters(self, *_: Any, **__: Any) -> Any:
+        return iter([("1.weight", self[1].weight)])
+
+    def state_dict(self) -> Any:  # type: ignore[override]
+        return {}
+
+
+def test_a_model_that_lists_only_some_of_its_parameters_folds() -> None:
+    model = Picky(nn.Conv2d(3, 4, 3), season(nn.BatchNorm2d(4))).eval()
+    surgery = bn.fold(model, x(2, 3, 6, 6))
+    assert surgery.report.verdict is bn.Verdict.PASSED
+    assert len(surgery.plan.edits) == 1
+
+
+class Running(nn.Module):
+    """Statistics of another kind, with an eps that is no number."""
+
+    eps = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(3))
+        self.register_buffer("running_var", torch.ones(3))
+
+    @property
+    def momentum(self) -> float:
+        raise RuntimeError("not yet")
+
+    def forward(self, v: Tensor) -> Tensor:
+        return v - self.running_mean.view(-1, 1, 1)
+
+
+def test_statistics_of_another_kind_are_no_crash() -> None:
+    model = nn.Sequential(Running(), nn.Conv2d(3, 4, 3), season(nn.BatchNorm2d(4))).eval()
+    surgery = bn.fold(model, x(2, 3, 6, 6))
+    assert [e.site.name for e in surgery.plan.edits] == ["2"]
+    assert [r.reason for r in surgery.plan.refusals] == [bn.Reason.UNRECOGNISED]
+
+
+def test_a_default_device_is_nothing_to_us() -> None:
+    model, inputs = net(lambda m, v: m.bn(m.conv(v))), x(2, 3, 6, 6)
+    with torch.device("meta"):
+        assert bn.fold(model, inputs).report.verdict is bn.Verdict.PASSED
+
+
+def test_a_sparse_output_is_compared() -> None:
+    model = net(lambda m, v: m.bn(m.conv(v)).flatten(1).to_sparse())
+    assert bn.fold(model, x(2, 3, 6, 6)).report.verdict is bn.Verdict.PASSED
+
+
+def test_what_hangs_on_a_parameter_stays_on_it() -> None:
+    model = net(lambda m, v: m.bn(m.conv(v)))
+    model.conv.weight.no_decay = True
+    assert bn.fold(model, x(2, 3, 6, 6)).model.conv.weight.no_decay

@@ -1,0 +1,54 @@
+"""Whether somebody behind a BatchNorm relies on how it lays out its output in memory.
+
+A BatchNorm returns memory of its own; where it has gone, its reader gets the memory of the layer in front,
+perhaps with its axes in another order. Most operators compute the same on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bntools.core.affine import MAY_COPY, OWN_LAYOUT, PERMUTES, VIEWS
+from bntools.core.calls import Call, Value
+from bntools.core.graph import BlockedError, Graph, where
+from bntools.core.plan import Reason
+
+
+def check_layout(graph: Graph, way: Sequence[Call]) -> None:
+    """Refuse a fold behind which a view would fail, or a write would reach a view and not a copy.
+
+    Args:
+        graph: of the capture.
+        way: the call of the BatchNorm, and the operators from there back to its host.
+
+    Raises:
+        BlockedError: if somebody relies on the layout.
+    """
+    bn = way[0]
+    came, left = bn.args["input"], bn.outputs[0]
+    # An axis of size 1 has a stride that means nothing, unless it was longer on other inputs.
+    permuted = any(call.op in PERMUTES for call in way)
+    if _strides(came, all_axes=permuted) == _strides(left, all_axes=permuted):
+        return
+    reached = {left.id}
+    for call in graph.capture.calls:
+        read = [r for r in call.reads() if isinstance(r, Value) and r.id in reached]
+        if not read:
+            continue
+        if call.op in VIEWS:
+            raise BlockedError(
+                Reason.LAYOUT, f"{where(call)} needs the memory laid out as the BatchNorm does"
+            )
+        if call.op in MAY_COPY:
+            for value in (*read, *call.outputs):
+                for writer in graph.writers[value.memory]:
+                    if writer.index > call.index:
+                        what = f"{where(writer)} writes into what {where(call)} returns or reads"
+                        raise BlockedError(Reason.LAYOUT, f"{what}: one memory or two by the layout")
+        if call.op not in OWN_LAYOUT:
+            reached.update(v.id for v in call.outputs)
+
+
+def _strides(value: Value, *, all_axes: bool) -> list[int]:
+    sizes = zip(value.shape, value.strides, strict=False)
+    return [stride for size, stride in sizes if all_axes or size > 1]
