@@ -18,6 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except KeyboardInterrupt:
         return 130
+    except OSError as error:  # what a command has to do with files it answers for itself
+        from bntools.cli.facts import Failure
+        from bntools.cli.render import say
+
+        say(Failure(f"stdout: cannot be written: {error.strerror or error}", "send it elsewhere", 2))
+        return 2
     except Exception as error:
         from bntools.cli.render import failure_of, say
 

@@ -63,7 +63,7 @@ def _read(file: Path, options: Options) -> dict[str, dict[str, Any]]:
 
     try:
         content = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{file}: cannot be read: {error}", todo="correct it") from None
     tool = content.get("tool", {})
     table = _table(file, "tool.bntools", tool.get("bntools", {}) if isinstance(tool, dict) else {})

@@ -32,7 +32,11 @@ def check_module(artefact: Path, asked: Path | None, *, force: bool) -> Path:
 
 
 def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise UsageError(f"{str(path)[:80]}: {error.strerror}", todo="choose another name") from None
+    if folder:
         raise UsageError(f"{path}: a folder", todo="name a file")
     if path.suffix not in endings:
         known = "a .pt or .safetensors" if ".safetensors" in endings else "a .pt"

@@ -28,11 +28,7 @@ def check_file(name: str | Path) -> None:
     if not str(name):  # as an unset variable of a script leaves it; a Path of it is the working folder
         raise UsageError("no file was named", todo="give a file or the name of an architecture")
     path = Path(name)
-    try:
-        there = path.exists()
-    except OSError:
-        return
-    if there or isinstance(name, Path) or ":" not in name:  # else it is the name of an architecture
+    if _is_there(path) or isinstance(name, Path) or ":" not in name:  # else it is the name of an architecture
         sniff(path)
 
 
@@ -41,6 +37,13 @@ def load(context: typer.Context, model: str) -> Loaded:
     from bntools.core.source import load as open_source
 
     return open_source(model, **_how(context, model))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long for one, such as that of an architecture
+        return False
 
 
 def look(context: typer.Context, model: str) -> Loaded | State:
@@ -57,7 +60,7 @@ def _how(context: typer.Context, model: str) -> dict[str, Any]:
     key, ema = one_of(context, "key", "ema")
     arch, keywords = given["arch"], given["arch_kwargs"]
     path = Path(model)
-    whole = not path.exists() or sniff(path).kind is Kind.MODULE
+    whole = not _is_there(path) or sniff(path).kind is Kind.MODULE
     if whole and arch is not None and _source(context, "arch") > 0:
         # A default for weights says nothing about what needs none.
         arch, keywords = None, keywords if _source(context, "arch_kwargs") == 0 else None
@@ -96,7 +99,7 @@ def _arguments(text: str | None) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"--arch-kwargs: no JSON: {error}", todo="""write it as '{"num_classes": 10}'"""
         ) from None

@@ -20,5 +20,4 @@ def one_line(text: str) -> str:
 
 def annotation(level: str, verb: str, text: str) -> str:
     """A line that GitHub shows beside the run; its commands need some characters escaped."""
-    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return f"::{level} title=bntools {verb}::{text}"
+    return f"::{level} title=bntools {verb}::{printable(text).replace('%', '%25')}"

@@ -50,8 +50,8 @@ class Sink:
         self._stdout = sys.stdout  # kept, since the libraries get another one
         if isinstance(self._stdout, io.TextIOWrapper):  # a name that stdout cannot spell is no error
             self._stdout.reconfigure(errors="backslashreplace")
-        self.out = _Console(file=self._stdout, highlight=False, soft_wrap=True)
-        self.talk = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.out = _Console(file=self._stdout, highlight=False, soft_wrap=True, emoji=False)
+        self.talk = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         # Rich takes FORCE_COLOR for a terminal; a line that moves would fill a log.
         self._moving = sys.stderr.isatty() and not self.talk.is_dumb_terminal and not quiet
         self._status: Status | None = None
@@ -76,7 +76,7 @@ class Sink:
         """Something that the reader should know, and that is no part of the result."""
         if not self.quiet:
             self.settle()
-            self.talk.print(f"[dim]note[/dim]  {escape(printable(text))}")
+            _tell(self.talk, f"[dim]note[/dim]  {escape(printable(text))}")
 
     def result(
         self,
@@ -185,7 +185,7 @@ def sink(verb: str, form: Format, quiet: bool, verbose: bool, show_traceback: bo
         it.settle()
         if verbose:
             for line in [*chatter.getvalue().splitlines(), *(str(w.message) for w in caught)]:
-                it.talk.print(f"[dim]{escape(printable(line.expandtabs()))}[/dim]")
+                _tell(it.talk, f"[dim]{escape(printable(line.expandtabs()))}[/dim]")
 
 
 def failure_of(error: Exception) -> Failure:
@@ -201,10 +201,18 @@ def failure_of(error: Exception) -> Failure:
 
 def say(failure: Failure) -> None:
     """Write a failure to stderr in one or two lines."""
-    talk = Console(stderr=True, highlight=False, soft_wrap=True)
-    talk.print(f"[bold red]error[/bold red]  {escape(failure.message)}")
+    talk = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+    _tell(talk, f"[bold red]error[/bold red]  {escape(failure.message)}")
     if failure.todo:
-        talk.print(f"       {escape(failure.todo)}")
+        _tell(talk, f"       {escape(failure.todo)}")
+
+
+def _tell(talk: Console, text: str) -> None:
+    """Say something on stderr; that nobody can hear it changes nothing about what is done."""
+    try:
+        talk.print(text)
+    except OSError:
+        _hush(talk.file)
 
 
 def _plain(value: Any) -> Any:

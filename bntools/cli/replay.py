@@ -56,7 +56,7 @@ def replay(
 
         target = check_module(artefact, output, force=force)
         out.step("reading the plan")
-        stored = read(artefact)
+        stored = read(artefact, trust=trust or (), unsafe=unsafe)
         out.step("loading")
         found = opening.load(context, model)
         loading = Loading(model, found.what, found.unsafe)

@@ -123,7 +123,7 @@ def _wrong_with(call: Call) -> str:
     if str(call.target) == _SUBCLASS:  # it calls its first argument
         first = arguments[0] if arguments else None
         if not isinstance(first, Global) or str(first) not in _REBUILD:
-            return f"call {first} through {call.target}"
+            return f"call {first if isinstance(first, Global) else 'what it likes'} through {call.target}"
     return ""
 
 

@@ -38,12 +38,14 @@ def safetensors_header(path: Path) -> dict[str, Any] | None:
     try:
         header = json.loads(text)
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        if not all(type(end) is int for end in ends):
+            raise TypeError("an offset is no number")
         end = max(ends, default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(
             f"{path}: a safetensors file with a damaged header", todo="download or save it again"
         ) from error
-    if not isinstance(end, int) or 8 + length + end > size:
+    if 8 + length + end > size:
         raise _cut(path, f"its tensors end at byte {8 + length + end} and the file at {size}")
     return dict(header)
 

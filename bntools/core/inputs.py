@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from bntools.errors import SourceError, UsageError
 
 _INPUT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>[a-z]\w*))?")
 _FORM = "write it as 2x3x224x224, or with a name and a type as ids=2x16:int64"
+_KNOWN = re.compile(
+    r"float(16|32|64)?|bfloat16|double|half|u?int8|u?int(16|32|64)|int|long|short|bool|complex(64|128)"
+)
 _MOST = 2**31
 
 
@@ -82,11 +85,16 @@ def read_inputs(path: str | Path, model: nn.Module) -> Example:
     """
     dtype, device = type_and_device(model)
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise SourceError(f"{path}: no ordinary file", todo="write it with numpy.savez(path, x=array)")
         with Path(path).open("rb") as file:  # a file that numpy opens stays open when reading fails
+            _check_size(path, file)
             loaded = np.load(file, allow_pickle=False)
             one = isinstance(loaded, np.ndarray)
             arrays = {"arr_0": loaded} if one else {name: loaded[name] for name in loaded}
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    except SourceError:
+        raise
     except FileNotFoundError as error:
         raise SourceError(
             f"{path}: there is no such file", todo="check the path given to --inputs"
@@ -115,6 +123,19 @@ def read_inputs(path: str | Path, model: nn.Module) -> Example:
         )
     order = sorted(ready, key=_place) if unnamed else list(ready)
     return Example(tuple(ready[name] for name in order))
+
+
+def _check_size(path: str | Path, file: IO[bytes]) -> None:
+    """Refuse what a few compressed kilobytes claim to be before memory is taken for it."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > _MOST:
+            raise SourceError(
+                f"{path}: holds {size / 2**30:.1f} GiB, {_MOST / 2**30:.0f} at most are read",
+                todo="give fewer rows",
+            )
+    file.seek(0)
 
 
 def draw(
@@ -146,7 +167,8 @@ def _dtype(text: str, name: str | None) -> torch.dtype | None:
     if name is None:
         return None
     found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype) or (found.is_complex and not name.startswith("complex")):
+    known = _KNOWN.fullmatch(name)
+    if not isinstance(found, torch.dtype) or known is None:
         raise UsageError(
             f"--input: {text!a} has no known type", todo="such as float32, float16, int64 or bool"
         )

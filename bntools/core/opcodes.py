@@ -24,6 +24,9 @@ READABLE = frozenset({
 """The opcodes that torch's weights-only reader knows; torch.save writes no other."""
 
 
+_DEEPEST, _LARGEST = 100, 10**7
+
+
 class Shape(Enum):
     """What a value is, where no more than its kind matters."""
 
@@ -57,6 +60,27 @@ class Made:
     by: Global | None
 
 
+class _Tuple(tuple[Any, ...]):
+    """A tuple that knows how deep it is, and how large if what it shares were written out.
+
+    To hash it or print it, Python walks all of that, and by recursion: a few hundred bytes can describe a
+    tuple that no machine gets through.
+    """
+
+    depth: int
+    size: int
+
+    @classmethod
+    def of(cls, parts: tuple[Any, ...]) -> _Tuple:
+        inner = [part for part in parts if isinstance(part, _Tuple)]
+        made = cls(parts)
+        made.depth = 1 + max((part.depth for part in inner), default=0)
+        made.size = len(parts) + sum(part.size for part in inner)
+        if made.depth > _DEEPEST or made.size > _LARGEST:
+            raise ValueError("tuples in tuples, more than any file of torch.save has")
+        return made
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call that opening the pickle would make."""
@@ -76,6 +100,7 @@ class Reading:
         root: a description of the object that it holds: Made, Global, Shape, a tuple, a str or an int.
         unresolved: names that cannot be told without running it, as phrases.
         foreign: opcodes that torch's weights-only reader does not know.
+        elements: how many numbers its storages hold, as it says.
     """
 
     globals: tuple[Global, ...]
@@ -83,6 +108,7 @@ class Reading:
     root: Any
     unresolved: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    elements: int = 0
 
 
 def read_pickles(stream: IO[bytes], count: int = 1, root: int = 0) -> Reading:
@@ -121,6 +147,7 @@ def read_pickles(stream: IO[bytes], count: int = 1, root: int = 0) -> Reading:
         walks[root].root,
         tuple(phrase for walk in walks for phrase in walk.unresolved),
         tuple(dict.fromkeys(name for walk in walks for name in walk.foreign)),
+        sum(count for walk in walks for count in walk.storages.values()),
     )
 
 
@@ -135,6 +162,7 @@ class _Walk:
         self.calls: list[Call] = []
         self.unresolved: list[str] = []
         self.foreign: dict[str, None] = {}
+        self.storages: dict[str, int] = {}
         self.root: Any = None
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: Any, position: int) -> None:
@@ -170,7 +198,7 @@ class _Walk:
                 target, *rest = self.pop_mark()
                 self.called(target, tuple(rest), name)
             case "BINPERSID" | "PERSID":
-                self.stack.append(_stored(self.pop() if name == "BINPERSID" else None))
+                self.stack.append(self.stored(self.pop() if name == "BINPERSID" else None))
             case "PUT" | "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = self.stack[-1]
             case "MEMOIZE":
@@ -182,9 +210,9 @@ class _Walk:
             case "POP" if self.marks and self.marks[-1] == len(self.stack):
                 self.marks.pop()
             case "TUPLE":
-                self.stack.append(self.pop_mark())
+                self.stack.append(_Tuple.of(self.pop_mark()))
             case "EMPTY_TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
-                self.stack.append(self.take(len(opcode.stack_before)))
+                self.stack.append(_Tuple.of(self.take(len(opcode.stack_before))))
             case _:
                 self.plain(opcode, argument)
 
@@ -219,6 +247,15 @@ class _Walk:
         self.unresolved.append(phrase)
         return Shape.OTHER
 
+    def stored(self, identity: Any) -> Any:
+        """What a persistent identity stands for: files from before PyTorch 1.6 wrap classes in one."""
+        match identity:
+            case ("module", wrapped, *_):
+                return wrapped
+            case ("storage", _, str(key), _, int(count), *_):
+                self.storages[key] = max(count, self.storages.get(key, 0))
+        return Shape.OTHER
+
     def pop(self) -> Any:
         return self.stack.pop()
 
@@ -235,10 +272,3 @@ class _Walk:
 
 
 _SHAPES = {"dict": Shape.DICT, "list": Shape.LIST, "set": Shape.SET}
-
-
-def _stored(identity: Any) -> Any:
-    """What a persistent identity stands for: files from before PyTorch 1.6 wrap classes in one."""
-    if isinstance(identity, tuple) and len(identity) > 1 and identity[0] == "module":
-        return identity[1]
-    return Shape.OTHER

@@ -148,6 +148,12 @@ def _pickled(path: Path, stream: io.BytesIO | io.BufferedReader, count: int, con
         raise SourceError(
             f"{path}: a torch file ({container}) whose pickle is damaged or cut off", todo=_AGAIN
         ) from error
+    size = path.stat().st_size
+    if count > 1 and reading.elements > size:  # torch would take memory for them before it reads on
+        raise SourceError(
+            f"{path}: a torch file ({container}) of {size} bytes says it holds {reading.elements} numbers",
+            todo=_AGAIN,
+        )
     kind = _kind_of(path, reading)
     what = "a pickled module" if kind is Kind.MODULE else "a state dict or checkpoint"
     return Sniffed(path, kind, f"{what} ({container})", reading, legacy=count > 1)

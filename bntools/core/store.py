@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,7 +63,7 @@ def save(surgery: Surgery, path: str | Path, *, force: bool = False) -> Path:
     path = Path(path)
     if path.suffix == ".safetensors":
         with replacing(path, force=force) as part:
-            write_artefact(surgery.model, surgery.plan, part)
+            write_artefact(surgery.model, surgery.plan, part, name=path.name)
     elif path.suffix in (".pt", ".pth"):
         write_torch(surgery.model, path, force=force)
     else:
@@ -90,11 +90,18 @@ def write_torch(content: Any, path: Path, *, force: bool) -> None:
         try:
             torch.save(content, file, _PICKLE)  # to a file object: a path would stand in the archive
         except (AttributeError, TypeError, RuntimeError, ValueError, pickle.PicklingError) as error:
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None  # a full disk, and then an archive that cannot be closed
+            for cause in _causes(error):  # a full disk or Ctrl-C, and then an archive that cannot be closed
+                if isinstance(cause, OSError | KeyboardInterrupt):
+                    raise cause from None
             raise UsageError(
                 f"{path}: the model cannot be pickled: {first_line(error)}", todo="write to .safetensors"
             ) from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while (cause := error.__context__) is not None:
+        yield cause
+        error = cause
 
 
 def checkpoint(surgery: Surgery, others: Mapping[str, Any], entry: str, *, whole: bool) -> dict[str, Any]:
@@ -103,16 +110,22 @@ def checkpoint(surgery: Surgery, others: Mapping[str, Any], entry: str, *, whole
     return {**others, entry: changed, KEY: surgery.plan.to_json(), ENTRY: entry}
 
 
-def write_artefact(model: nn.Module, plan: Plan, path: Path) -> None:
-    """Write all tensors of *model* with *plan* in the header; tied tensors stand there once."""
+def write_artefact(model: nn.Module, plan: Plan, path: Path, *, name: str) -> None:
+    """Write all tensors of *model* with *plan* in the header; tied tensors stand there once.
+
+    Args:
+        model, plan: what to write.
+        path: the file, for now.
+        name: what it is to be called, for errors.
+    """
     saved = model.state_dict(keep_vars=True)
     odd = [key for key, value in saved.items() if not isinstance(value, Tensor)]
     hosts = {key for e in plan.edits for key in (e.host.weight_key, e.host.bias_key) if key}
     if odd or hosts - saved.keys():
         why = f"{odd[0]} is no tensor" if odd else f"{min(hosts - saved.keys())} is not in the state dict"
-        raise UsageError(f"{path.name}: {why}", todo="write to .pt")
+        raise UsageError(f"{name}: {why}", todo="write to .pt")
     first: dict[int, str] = {}
-    tied = {key: name for key, t in saved.items() if (name := first.setdefault(id(t), key)) != key}
+    tied = {key: other for key, t in saved.items() if (other := first.setdefault(id(t), key)) != key}
     header = json.dumps({"plan": json.loads(plan.to_json()), "tied": tied}, sort_keys=True)
     try:
         stored = {key: t.detach().cpu().contiguous() for key, t in saved.items() if key not in tied}
@@ -120,29 +133,34 @@ def write_artefact(model: nn.Module, plan: Plan, path: Path) -> None:
         own = {k: t.clone() if shared[t.untyped_storage().data_ptr()] > 1 else t for k, t in stored.items()}
         save_file(own, path, metadata={KEY: header})
     except safetensors.SafetensorError as error:  # among them a full disk
-        raise SourceError(f"{path.name}: cannot be written: {first_line(error)}") from error
+        raise SourceError(f"{name}: cannot be written: {first_line(error)}") from error
     except (KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
-            f"{path.name}: the weights are of a kind that safetensors does not hold: {first_line(error)}",
+            f"{name}: the weights are of a kind that safetensors does not hold: {first_line(error)}",
             todo="write to .pt",
         ) from error
 
 
-def read(path: Path) -> Artefact:
+def read(path: Path, *, trust: Sequence[str] = (), unsafe: bool = False) -> Artefact:
     """Read the plan and the tensors of a file that bntools wrote, of either kind; nothing in it is run.
 
+    Args:
+        path: the file.
+        trust, unsafe: as in `bntools.load`, for a checkpoint with other entries that need them.
+
     Raises:
+        UnsafeError: if another entry of a checkpoint would run code.
         SourceError: if the file cannot be read.
         PlanError: if it carries no plan.
     """
     if sniff(path).kind in (Kind.ARTEFACT, Kind.SAFETENSORS):
         return _read_safetensors(path)
-    state = state_of(path)
+    state = state_of(path, trust=trust, unsafe=unsafe)
     plan, entry = ((state.checkpoint or {}).get(key) for key in (KEY, ENTRY))
     if not isinstance(plan, str):
         raise PlanError(f"{path}: {state.what}, without a plan", todo="give a file that bntools wrote")
     if isinstance(entry, str) and entry != state.entry:
-        state = state_of(path, entry)
+        state = state_of(path, entry, trust=trust, unsafe=unsafe)
     # A prefix that a wrapper left was stripped before the fold: what is here is the model's own.
     return Artefact(Plan.from_json(plan), {state.prefix + key: t for key, t in state.tensors.items()})
 
@@ -178,7 +196,14 @@ def _read_safetensors(path: Path) -> Artefact:
     return Artefact(Plan.from_json(json.dumps(header["plan"])), both)
 
 
-def replay(path: str | Path, model: nn.Module, *, inplace: bool = False) -> nn.Module:
+def replay(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    inplace: bool = False,
+    trust: Sequence[str] = (),
+    unsafe: bool = False,
+) -> nn.Module:
     """Turn a fresh model of the original class into the changed one that a file holds.
 
     Args:
@@ -186,6 +211,7 @@ def replay(path: str | Path, model: nn.Module, *, inplace: bool = False) -> nn.M
         model: an instance of the class that was changed, built with the same arguments; its weights do not
             matter. Left alone unless *inplace*.
         inplace: change *model* itself.
+        trust, unsafe: as in `bntools.load`, for a checkpoint whose other entries need them.
 
     Returns:
         the changed model; its tensors equal those of the original surgery bit for bit.
@@ -194,7 +220,8 @@ def replay(path: str | Path, model: nn.Module, *, inplace: bool = False) -> nn.M
         SourceError: if the file cannot be read.
         PlanError: if its plan does not fit the model, which is then untouched.
     """
-    return apply(read(Path(path)), model, inplace=inplace)
+    with torch.inference_mode(False):  # what is made in that mode can never be trained
+        return apply(read(Path(path), trust=trust, unsafe=unsafe), model, inplace=inplace)
 
 
 def apply(artefact: Artefact, model: nn.Module, *, inplace: bool = False) -> nn.Module:

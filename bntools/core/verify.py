@@ -252,6 +252,8 @@ def compare(
             f"{broken or 'the outputs'} differ by {worst:.1e} of the scale in float64",
         )
         why += f", {TOLERANCE:.0e} at most can be rounding"
+    elif sites and not any(o.is_floating_point() and o.isfinite().any() for b in before for o in b.outputs):
+        verdict, why = Verdict.INCONCLUSIVE, "on these inputs no output is a finite number"
     elif sites and power <= POWER:
         verdict, why = Verdict.INCONCLUSIVE, "the outputs would not move without the BatchNorms either"
     elif weak:
@@ -278,5 +280,7 @@ def _check(name: str, tap: str, pairs: Sequence[tuple[Observation, Observation]]
 def agreement(a: Sequence[Tensor], b: Sequence[Tensor]) -> float | None:
     """The share of rows of the first output whose largest entry is at the same place."""
     if not a or not b or a[0].ndim < 2 or a[0].shape != b[0].shape or a[0].shape[1] < 2:
+        return None
+    if not a[0].numel() or a[0].isnan().any():
         return None
     return float((a[0].argmax(1) == b[0].argmax(1)).double().mean())

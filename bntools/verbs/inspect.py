@@ -71,6 +71,7 @@ def inspect_tensors(tensors: Mapping[str, Tensor]) -> Census:
             continue
         batches = tensors.get(f"{stem}num_batches_tracked")
         name = stem.rstrip(".")
-        count = int(batches) if batches is not None and batches.numel() == 1 else None
+        known = batches is not None and batches.numel() == 1 and not batches.is_floating_point()
+        count = int(batches) if batches is not None and known else None
         sites.append(Site(name, name, "BatchNorm", mean.numel(), None, None, count))
     return Census(tuple(sites))

@@ -149,12 +149,13 @@ def test_github_shows_errors(run: Run, saved: Saved) -> None:
 
 
 def test_github_reads_no_command_out_of_a_name(run: Run, saved: Saved) -> None:
-    """%0A in a name would start a line, and so a command, of its own."""
+    """%0A in a name would start a line, and so a command, of its own; an escape sequence is written out."""
     ran = run("fold", saved(nets.odd_names()), *ON, "--dry-run", "--format", "github")
     assert len(ran.out.splitlines()) == 2
     assert "[bold]%250A" in ran.out
-    assert "%0Az|" in ran.out
-    assert ran.out.count("%0A") == 1
+    assert "\\x1b[2J\\nz|" in ran.out
+    assert "%0A" not in ran.out
+    assert "\x1b" not in ran.out
     error = run("fold", "a%0A::error::b\nc.pt", "--format", "github").out
     assert "a%250A" in error
     assert len(error.splitlines()) == 1
@@ -187,3 +188,12 @@ def test_markdown_without_a_batchnorm(run: Run, saved: Saved) -> None:
     out = run("inspect", saved(nets.plain()), *ON, "--format", "markdown").out
     assert "0 of 0 BatchNorms" in out
     assert "|" not in out
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "github"])
+def test_a_name_is_no_emoji(run: Run, saved: Saved, form: str) -> None:
+    model = saved().rename("a:cat:b.pt")
+    assert run("inspect", model, *ON).out.splitlines()[0].endswith("torch.nn")
+    assert "a:cat:b.pt" in run("fold", model, *ON, "--dry-run").out
+    error = run("fold", "gone:dog:x.pt", "--format", form)
+    assert "gone:dog:x.pt" in error.err

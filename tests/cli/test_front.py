@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -104,7 +105,9 @@ def test_a_reader_that_has_gone_hides_no_failure(saved: Saved, form: str) -> Non
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", [["inspect", "model.pt", *ON], ["inspect", "gone.pt", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["inspect", "model.pt", *ON], ["inspect", "gone.pt", "--json"], ["--help"]]
+)
 def test_a_full_disk_behind_stdout_is_no_bug_of_ours(saved: Saved, arguments: list[str]) -> None:
     saved()
     with Path("/dev/full").open("w") as full:
@@ -170,3 +173,15 @@ def test_colour_of_the_help_and_of_usage_errors(folder: Path) -> None:
         for arguments in (["--help"], ["fold"]):
             run = process(*arguments, env=environment)
             assert ("\x1b[" in run.stdout + run.stderr) == coloured
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_stderr_changes_nothing(saved: Saved, folder: Path) -> None:
+    """Nobody hears the note about the mode, or the error; what is done is the same."""
+    saved(nets.net().train())
+    with Path("/dev/full").open("w") as full:
+        done = process("fold", "model.pt", "--input", nets.SHAPE, stderr=full)
+        failed = process("fold", "gone.pt", "--json", stderr=full)
+    assert done.returncode == 0
+    assert (folder / "model.folded.pt").exists()
+    assert failed.returncode == json.loads(failed.stdout)["error"]["exit_code"] == 2

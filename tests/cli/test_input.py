@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +36,14 @@ def test_a_numpy_file(run: Run, saved: Saved, folder: Path) -> None:
         (["--input", ""], "write it as"),
         (["--input", "0x3x8x8"], "no elements"),
         (["--input", "2x3x8x8:float33"], "no known type"),
+        (["--input", "2x3x8x8:int4"], "no known type"),
+        (["--input", "2x3x8x8:quint8"], "no known type"),
         (["--input", "y=2x3x8x8"], "takes no argument 'y'"),
         (["--inputs", "gone.npz"], "there is no such file"),
         (["--inputs", "model.pt"], "numpy"),
+        (["--inputs", "pipe.npz"], "no ordinary file"),
+        (["--inputs", "bomb.npz"], "2 at most are read"),
+        (["--arch-kwargs", "[" * 100_000], "no JSON"),
         (["--input", nets.SHAPE, "--inputs", "x.npz"], "exclude each other"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -46,6 +53,8 @@ def test_a_wrong_one(
     run: Run, saved: Saved, folder: Path, verb: str, arguments: list[str], says: str
 ) -> None:
     np.savez(folder / "x.npz", np.ones((2, 3, 8, 8)))
+    os.mkfifo(folder / "pipe.npz")
+    _bomb(folder / "bomb.npz")
     saved()
     before = digests(folder)
     ran = run(verb, "model.pt", *arguments)
@@ -53,6 +62,26 @@ def test_a_wrong_one(
     assert says in ran.err
     assert len(ran.err.splitlines()) == 2
     assert digests(folder) == before
+
+
+def _bomb(path: Path) -> None:
+    """A megabyte of zeros that says it is three thousand."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", bytes(2**20))
+    data = path.read_bytes()
+    size = (2**20).to_bytes(4, "little")
+    at = data.rindex(size)
+    path.write_bytes(data[:at] + (3 * 2**30).to_bytes(4, "little") + data[at + 4 :])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_input_that_is_no_number_proves_nothing(
+    run: Run, saved: Saved, folder: Path, value: float
+) -> None:
+    np.savez(folder / "x.npz", np.full((2, 3, 8, 8), value))
+    ran = run("fold", saved(), "--inputs", "x.npz")
+    assert "inconclusive: on these inputs no output is a finite number" in ran.out
+    assert "argmax" not in ran.out
 
 
 def test_the_latency_is_measured_on_demand(run: Run, saved: Saved) -> None:

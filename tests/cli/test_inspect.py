@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,3 +90,12 @@ def test_safetensors_are_listed_in_the_order_of_the_layers(run: Run, folder: Pat
         {f"{n}.{s}": torch.full((3,), 0.5) for n in names for s in statistics}, folder / "w.safetensors"
     )
     assert [row[0] for row in rows(run("inspect", "w.safetensors").out)] == names
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), 2.5])
+def test_a_count_that_is_no_whole_number_is_left_out(run: Run, saved: Saved, count: float) -> None:
+    state = nets.net().state_dict()
+    state["1.num_batches_tracked"] = torch.tensor(count)
+    ran = run("inspect", saved(state), "--json")
+    assert ran.code == 0
+    assert [site["batches"] for site in json.loads(ran.out)["sites"]] == [None, 77]

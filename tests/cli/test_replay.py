@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import bntools as bn
 from tests.cli import nets
@@ -83,3 +85,13 @@ def test_a_replayed_model_has_nothing_left_to_fold(run: Run, saved: Saved) -> No
     assert run("fold", saved(), *ON, "-o", "a.safetensors").code == 0
     assert run("replay", "a.safetensors", nets.SPEC, "-o", "b.pt").code == 0
     assert "no BatchNorm" in run("inspect", "b.pt", *ON).out
+
+
+def test_a_checkpoint_that_needs_unsafe_is_replayed_with_it(run: Run, folder: Path) -> None:
+    """What a fold wrote, a replay reads."""
+    state = nets.net().state_dict()
+    torch.save({"state_dict": state, "args": argparse.Namespace(lr=0.1)}, folder / "ck.pt")
+    arch = ("--arch", "tests.cli.nets:net")
+    assert run("fold", "ck.pt", *arch, *ON, "--unsafe", "-o", "f.pt").code == 0
+    assert run("replay", "f.pt", "tests.cli.nets:net", "-o", "r.pt").code == 3
+    assert run("replay", "f.pt", "tests.cli.nets:net", "-o", "r.pt", "--unsafe").code == 0

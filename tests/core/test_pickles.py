@@ -346,3 +346,38 @@ def test_long_lists_of_strangers_are_cut(tmp_path: Path) -> None:
     program = b"}U\x01a(" + b"".join(b"cevil.a\nf%d\n" % i for i in range(500)) + b"ls"
     with pytest.raises(BntoolsError, match=r"evil\.a\.f19 and 480 more"):
         opened(write(tmp_path / "m.pt", program))
+
+
+def _pairs(depth: int) -> bytes:
+    """An empty tuple, and then *depth* times the pair of what stands there with itself."""
+    return b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(depth))
+
+
+_TEXT = b"X" + (10**6).to_bytes(4, "little") + b"A" * 10**6
+_SUBCLASSED = b"ctorch._tensor\n_rebuild_from_type_v2\n("
+ENDLESS = {
+    "a key of shared pairs": b"}" + _pairs(60) + b"K\x01s",
+    "a deep key": b"}" + b")" + b"\x85" * 200_000 + b"K\x01s",
+    "a deep value": b"}K\x01" + b")" + b"\x85" * 200_000 + b"s",
+    "an argument of shared pairs": _SUBCLASSED + _pairs(60) + b"tR",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_few_bytes_that_stand_for_no_end_of_values(tmp_path: Path, name: str) -> None:
+    """To hash or print them takes for ever, or more stack than there is."""
+    with pytest.raises(SourceError, match="damaged"):
+        opened(write(tmp_path / "m.pt", ENDLESS[name]))
+
+
+def test_a_long_argument_does_not_fill_the_screen(tmp_path: Path) -> None:
+    with pytest.raises(UnsafeError) as caught:
+        opened(write(tmp_path / "m.pt", _SUBCLASSED + _TEXT + b"tR"))
+    assert len(str(caught.value)) < 1000
+
+
+def test_tuples_in_tuples_open(tmp_path: Path) -> None:
+    """The twin: what people really save."""
+    value = {("a", ("b", 1)): (((1, 2), (3,)),) * 3}
+    torch.save(value, tmp_path / "m.pt")
+    assert opened(tmp_path / "m.pt").value == value

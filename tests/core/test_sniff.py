@@ -309,3 +309,23 @@ def test_bytes_before_the_archive_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04before" + path.read_bytes())
     with pytest.raises(SourceError, match="there are bytes before the archive"):
         sniff(path)
+
+
+@pytest.mark.parametrize("end", ['"x"', "null", "1.5", "[]"])
+def test_an_offset_that_is_no_number(tmp_path: Path, end: str) -> None:
+    header = f'{{"w":{{"dtype":"F32","shape":[1],"data_offsets":[0,{end}]}}}}'.encode()
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(SourceError, match="damaged header"):
+        sniff(path)
+
+
+def test_an_old_file_that_claims_more_than_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    torch.save({"w": torch.ones(7)}, path, _use_new_zipfile_serialization=False)
+    assert sniff(path).legacy
+    data = path.read_bytes()
+    at = data.index(b"K\x07", data.index(b"cpu"))
+    path.write_bytes(data[:at] + b"J" + (2**30).to_bytes(4, "little") + data[at + 2 :])
+    with pytest.raises(SourceError, match=f"says it holds {2**30} numbers"):
+        sniff(path)

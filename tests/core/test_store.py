@@ -579,3 +579,19 @@ def test_force_and_endings(tmp_path: Path) -> None:
         with pytest.raises(bn.UsageError, match="no known ending"):
             bn.save(surgery, tmp_path / name)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_ctrl_c_while_writing_is_no_pickling_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch closes the archive on its way out, which fails too and would hide it."""
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("unexpected pos")
+
+    surgery = bn.fold(net(), IMAGE)
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bn.save(surgery, tmp_path / "m.pt")
+    assert not list(tmp_path.iterdir())
