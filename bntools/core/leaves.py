@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from functools import partial
 from types import CellType, FunctionType, MethodType, ModuleType
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from bntools.core.names import modules_of
 
+_REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
+_PLAIN = frozenset({bool, int, float, str, type(None)})
+_EMPTY = frozenset({dict, OrderedDict, set, list, tuple})
 _LEAVES = (Tensor, nn.Module, np.ndarray, np.generic, bool, int, float, complex)
 _OPAQUE = (str, bytes, type, ModuleType, torch.dtype, torch.device)
 
@@ -59,10 +62,9 @@ def held_besides(model: nn.Module) -> dict[int, str]:
     held: dict[int, str] = {}
     seen: dict[int, Any] = {}
     for path, module in modules_of(model):
-        registered = (module._parameters, module._buffers, module._modules)
         for name, value in vars(module).items():
-            if any(value is each for each in registered):
-                continue
+            if type(value) in _PLAIN or name in _REGISTERED or (type(value) in _EMPTY and not value):
+                continue  # most of what a module has, and not worth a walk
             for leaf in _walk(value, seen):
                 if isinstance(leaf, Tensor | nn.Module):
                     held.setdefault(id(leaf), f"{name} of {path or 'the model'}")
