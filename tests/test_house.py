@@ -67,6 +67,12 @@ def test_only_the_renderer_writes_to_a_stream(file: Path) -> None:
     assert "print" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
+def test_every_room_of_the_core_stands_in_the_plan_of_the_house() -> None:
+    words = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").split()
+    rooms = {file.stem for file in (PACKAGE / "core").glob("*.py")} - {"__init__"}
+    assert rooms <= set(words), rooms - set(words)
+
+
 @pytest.mark.parametrize("module", ["bntools", "bntools.__main__", "bntools.errors", "bntools.core.sniff"])
 def test_importing_does_not_import_torch(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
