@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -65,6 +67,12 @@ def test_layers(file: Path) -> None:
 def test_only_the_renderer_writes_to_a_stream(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     assert "print" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+@every_file
+def test_what_a_comment_refers_to_is_there(file: Path) -> None:
+    for name in re.findall(r"`(bntools(?:\.\w+)+)`", file.read_text(encoding="utf-8")):
+        resolve_name(name)
 
 
 def test_every_room_of_the_core_stands_in_the_plan_of_the_house() -> None:

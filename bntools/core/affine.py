@@ -33,7 +33,6 @@ class HostCall:
         layout: of its weight, see `bntools.core.algebra.fold_weight`.
         weight, bias: the tensors, None where absent.
         groups: of a transposed convolution, else 1.
-        widens: whether it could read a bias or weight that it has not got yet.
     """
 
     axis: int
@@ -41,7 +40,6 @@ class HostCall:
     weight: Stored | Value | None
     bias: Stored | Value | None
     groups: int = 1
-    widens: bool = True
 
 
 def _convolution(call: Call) -> HostCall:
@@ -58,7 +56,7 @@ def _linear(call: Call) -> HostCall:
 
 def _embedding(call: Call) -> HostCall:
     # E' = E·s + t: the table takes the shift in as well, there is no bias.
-    return HostCall(len(call.outputs[0].shape) - 1, "table", call.args["weight"], None, widens=False)
+    return HostCall(len(call.outputs[0].shape) - 1, "table", call.args["weight"], None)
 
 
 def _norm(call: Call) -> HostCall:

@@ -206,7 +206,7 @@ class Plan:
     Args:
         verb: what made the plan.
         edits, refusals: in order of execution.
-        fingerprint: of the model that it was made for, see `bntools.core.graft.fingerprint`.
+        fingerprint: of the model that it was made for, see `bntools.core.capture.fingerprint`.
         notes: what the reader should know about how it was made.
         promise: what holds after the edits.
     """
