@@ -20,8 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:  # what a command has to do with files it answers for itself
         from bntools.cli.facts import Failure
-        from bntools.cli.render import say
+        from bntools.cli.render import hush, say
 
+        hush(sys.stdout)
         say(Failure(f"stdout: cannot be written: {error.strerror or error}", "send it elsewhere", 2))
         return 2
     except Exception as error:

@@ -134,15 +134,15 @@ class Sink:
             yield
             self._stdout.flush()
         except BrokenPipeError:
-            _hush(self._stdout)
+            hush(self._stdout)
         except OSError as error:
-            _hush(self._stdout)
+            hush(self._stdout)
             raise UsageError(
                 f"stdout: cannot be written: {error.strerror or error}", todo="send it elsewhere"
             ) from error
 
 
-def _hush(stream: Any) -> None:
+def hush(stream: Any) -> None:
     """Let what is still to be written vanish; or Python complains about it when it ends."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -212,7 +212,7 @@ def _tell(talk: Console, text: str) -> None:
     try:
         talk.print(text)
     except OSError:
-        _hush(talk.file)
+        hush(talk.file)
 
 
 def _plain(value: Any) -> Any:

@@ -106,15 +106,21 @@ def test_a_reader_that_has_gone_hides_no_failure(saved: Saved, form: str) -> Non
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 @pytest.mark.parametrize(
-    "arguments", [["inspect", "model.pt", *ON], ["inspect", "gone.pt", "--json"], ["--help"]]
+    "arguments", [["inspect", "model.pt", *ON], ["inspect", "gone.pt", "--json"], ["--help"], ["--version"]]
 )
-def test_a_full_disk_behind_stdout_is_no_bug_of_ours(saved: Saved, arguments: list[str]) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_behind_stdout_is_no_bug_of_ours(
+    saved: Saved, arguments: list[str], buffered: bool
+) -> None:
+    """What a buffer still holds must not fail once more when Python ends: it exits with 120 then."""
     saved()
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     with Path("/dev/full").open("w") as full:
-        run = process(*arguments, stdout=full)
+        run = process(*arguments, stdout=full, env=environment)
     assert run.returncode == 2
     assert "stdout: cannot be written" in run.stderr
     assert "Traceback" not in run.stderr
+    assert "Exception ignored" not in run.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell")
@@ -145,12 +151,15 @@ def build():
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_control_c(folder: Path) -> None:
     (folder / "slow.py").write_text(WAITS)
+    # A shell starts its background jobs deaf to the signal, and what is deaf has deaf children.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     child = subprocess.Popen(
         [*COMMAND, "fold", "slow:build", *ON, "-o", "out.pt"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, ours)
     try:
         for _ in range(600):
             if (folder / "here").exists():
@@ -161,6 +170,7 @@ def test_control_c(folder: Path) -> None:
         out, err = child.communicate(timeout=30)
     finally:
         child.kill()
+        child.wait()
     assert (child.returncode, out) == (130, "")
     assert "interrupted" in err
     assert "Traceback" not in err
