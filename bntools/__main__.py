@@ -18,17 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
     except KeyboardInterrupt:
         return 130
-    except OSError as error:  # what a command has to do with files it answers for itself
-        from bntools.cli.facts import Failure
-        from bntools.cli.render import hush, say
-
-        hush(sys.stdout)
-        say(Failure(f"stdout: cannot be written: {error.strerror or error}", "send it elsewhere", 2))
-        return 2
     except Exception as error:
-        from bntools.cli.render import failure_of, say
+        from bntools.cli.render import failure_of, say, unwritable
 
-        failure = failure_of(error)
+        # What a command has to do with files it answers for itself: only stdout is left.
+        failure = failure_of(unwritable(sys.stdout, error) if isinstance(error, OSError) else error)
         say(failure)
         return failure.exit_code
     return 0

@@ -134,15 +134,18 @@ class Sink:
             yield
             self._stdout.flush()
         except BrokenPipeError:
-            hush(self._stdout)
+            _hush(self._stdout)
         except OSError as error:
-            hush(self._stdout)
-            raise UsageError(
-                f"stdout: cannot be written: {error.strerror or error}", todo="send it elsewhere"
-            ) from error
+            raise unwritable(self._stdout, error) from error
 
 
-def hush(stream: Any) -> None:
+def unwritable(stdout: Any, error: OSError) -> UsageError:
+    """What to raise where *stdout* takes no more, a full disk for one; what is left for it is dropped."""
+    _hush(stdout)
+    return UsageError(f"stdout: cannot be written: {error.strerror or error}", todo="send it elsewhere")
+
+
+def _hush(stream: Any) -> None:
     """Let what is still to be written vanish; or Python complains about it when it ends."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -174,8 +177,8 @@ def sink(verb: str, form: Format, quiet: bool, verbose: bool, show_traceback: bo
         failure = failure_of(error)
         try:
             it.failed(failure, getattr(error, "report", None))
-        except UsageError as unwritable:
-            say(failure_of(unwritable))
+        except UsageError as unwritten:
+            say(failure_of(unwritten))
         if show_traceback:
             import traceback
 
@@ -212,7 +215,7 @@ def _tell(talk: Console, text: str) -> None:
     try:
         talk.print(text)
     except OSError:
-        hush(talk.file)
+        _hush(talk.file)
 
 
 def _plain(value: Any) -> Any:
