@@ -80,13 +80,13 @@ def _factory(spec: str, where: str, name: str, keywords: dict[str, Any]) -> nn.M
             thing: Any = importlib.import_module(where)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-                raise _failed(spec, "importing it", error) from error
+                raise _not_imported(spec, where, error) from error
             raise SourceError(
                 f"{spec}: there is no module {error.name!r}",
                 todo="check the spelling, run it from the folder that holds it, or install it",
             ) from error
         except Exception as error:
-            raise _failed(spec, "importing it", error) from error
+            raise _not_imported(spec, where, error) from error
         module = thing
         for part in name.split("."):
             if not hasattr(thing, part):
@@ -108,10 +108,10 @@ def _package(name: str, spec: str) -> Any:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name != package:
-            raise _failed(spec, f"importing {package}", error) from error
+            raise _not_imported(spec, name, error) from error
         raise SourceError(f"{spec}: {package} is not installed", todo=f"pip install {package}") from error
     except Exception as error:  # a build against another torch fails in its own ways
-        raise _failed(spec, f"importing {package}", error) from error
+        raise _not_imported(spec, name, error) from error
 
 
 def _call(spec: str, factory: Any, *arguments: Any, **keywords: Any) -> nn.Module:
@@ -120,7 +120,7 @@ def _call(spec: str, factory: Any, *arguments: Any, **keywords: Any) -> nn.Modul
         torch.default_generator.manual_seed(0)
         model = factory(*arguments, **keywords)
     except Exception as error:
-        raise _failed(spec, "building it", error) from error
+        raise _failed(f"{spec}: building it", error, "check its arguments") from error
     if not isinstance(model, nn.Module):
         raise SourceError(
             f"{spec}: gives a {type(model).__name__}, not an nn.Module", todo="return the model itself"
@@ -128,11 +128,13 @@ def _call(spec: str, factory: Any, *arguments: Any, **keywords: Any) -> nn.Modul
     return model
 
 
-def _failed(spec: str, doing: str, error: Exception) -> SourceError:
+def _not_imported(spec: str, name: str, error: Exception) -> SourceError:
+    return _failed(f"{spec}: importing {name}", error, f"make python -c 'import {name}' work first")
+
+
+def _failed(what: str, error: Exception, todo: str) -> SourceError:
     reason = (str(error).splitlines() or [""])[0]
-    return SourceError(
-        f"{spec}: {doing} failed with {type(error).__name__}: {reason}", todo="check its arguments"
-    )
+    return SourceError(f"{what} failed with {type(error).__name__}: {reason}", todo=todo)
 
 
 def _ensure_known(spec: str, name: str, names: Iterable[str], package: str) -> None:

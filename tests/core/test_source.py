@@ -336,7 +336,7 @@ BAD_SPECS = {
     "netfile:number": (SourceError, "int cannot be called", "function that returns the model"),
     "netfile:broken": (SourceError, "building it failed with RuntimeError: no such", "arguments"),
     "netfile:no_model": (SourceError, "gives a int, not an nn.Module", "return the model"),
-    "needs:net": (SourceError, "importing it failed with ModuleNotFoundError", "arguments"),
+    "needs:net": (SourceError, "importing needs failed with ModuleNotFoundError", "python -c 'import needs'"),
     "missing.pt": (SourceError, "there is no such file", "check the path"),
     "C:/models/missing.pt": (SourceError, "there is no such file", "check the path"),
     "a\0b": (SourceError, "there is no such file", "check the path"),
@@ -367,6 +367,23 @@ def test_libraries_that_are_not_installed(package: str, monkeypatch: pytest.Monk
     with pytest.raises(SourceError, match=f"{package} is not installed") as caught:
         load(f"{package}:resnet18")
     assert caught.value.todo == f"pip install {package}"
+
+
+@pytest.mark.parametrize(("package", "module"), [("timm", "timm"), ("torchvision", "torchvision.models")])
+def test_libraries_built_for_another_torch(
+    package: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+            if name == package:
+                raise RuntimeError("operator torchvision::nms does not exist")
+
+    for name in [n for n in sys.modules if n.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(SourceError, match="RuntimeError: operator torchvision::nms does not exist") as caught:
+        load(f"{package}:resnet18")
+    assert caught.value.todo == f"make python -c 'import {module}' work first"
 
 
 def test_an_existing_file_goes_before_a_name(here: Path) -> None:
