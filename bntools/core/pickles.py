@@ -102,10 +102,17 @@ def _imported(path: Path, name: Global) -> Any:
     except Exception as error:  # importing runs the package's own code, which may raise anything
         why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         package = name.module.split(".")[0]
+        lacking = isinstance(error, AttributeError)
+        remedy = f"install the release of {package} that saved it" if lacking else works_first(name.module)
         raise SourceError(
             f"{path}: needs {name}, which cannot be imported ({why})",
-            todo=f"install the release of {package} that saved it, or save its state dict there",
+            todo=f"{remedy}, or save its state dict where it was made",
         ) from error
+
+
+def works_first(module: str) -> str:
+    """What to do where an import fails for reasons of its own, such as a build against another torch."""
+    return f"make python -c 'import {module}' work first"
 
 
 @contextmanager

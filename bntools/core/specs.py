@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bntools.core.pickles import importable_from_here
+from bntools.core.pickles import importable_from_here, works_first
 from bntools.errors import SourceError, UsageError
 
 _SPEC = re.compile(r"(?P<where>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[\w.\-]+)")
@@ -129,7 +129,7 @@ def _call(spec: str, factory: Any, *arguments: Any, **keywords: Any) -> nn.Modul
 
 
 def _not_imported(spec: str, name: str, error: Exception) -> SourceError:
-    return _failed(f"{spec}: importing {name}", error, f"make python -c 'import {name}' work first")
+    return _failed(f"{spec}: importing {name}", error, works_first(name))
 
 
 def _failed(what: str, error: Exception, todo: str) -> SourceError:

@@ -240,8 +240,11 @@ def test_trust_opens_the_users_own_layers(own_package: Path) -> None:
 
 def test_a_trusted_package_that_fails_is_one_line(own_package: Path) -> None:
     path = write(own_package.with_name("b.pt"), b"}U\x01acbroken\nLayer\n)\x81s")
-    with pytest.raises(SourceError, match=r"broken\.Layer, which cannot be imported .ZeroDivisionError"):
+    with pytest.raises(
+        SourceError, match=r"broken\.Layer, which cannot be imported .ZeroDivisionError"
+    ) as caught:
         opened(path, trust=["broken"])
+    assert "make python -c 'import broken' work first" in caught.value.todo
 
 
 @pytest.mark.parametrize("prefix", ["", "a-b", "..", "os;x", "a..b"])
