@@ -80,11 +80,14 @@ def folded(out: Console, plan: Plan, *, dry: bool) -> None:
 
 
 def stays(out: Console, refusals: Sequence[Refusal]) -> None:
-    """Each site that stays, under its reason, with the remedy."""
+    """Each site that stays, under its reason, with the remedy; those of which the same is to say together."""
     for reason, found in _by_reason(refusals):
         _line(out, "stays", f"[yellow]{reason.value}[/yellow]: {escape(REMEDIES[reason])}", markup=True)
+        alike: dict[str, list[str]] = {}
         for refusal in found:
-            out.print(f"            {escape(refusal.site.name or 'the model')}: {escape(refusal.detail)}")
+            alike.setdefault(refusal.detail, []).append(refusal.site.name or "the model")
+        for detail, names in alike.items():
+            _line(out, "", f"{', '.join(names)}: {detail}")
 
 
 def remedies(out: Console, refusals: Sequence[Refusal]) -> None:

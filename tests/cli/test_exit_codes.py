@@ -189,6 +189,14 @@ def test_4_if_the_model_does_not_run(run: Run, saved: Saved, folder: Path, more:
     assert digests(folder) == before, "a model that could not be looked into was written"
 
 
+def test_what_holds_of_all_sites_is_told_once(run: Run, saved: Saved) -> None:
+    saved()
+    lines = run("fold", "model.pt", "--input", "2x4x8x8").out.splitlines()
+    told = [line for line in lines if "the model does not run on 2x4x8x8" in line]
+    assert len(told) == 1
+    assert told[0].strip().startswith("1, 4: the model does not run on")
+
+
 def test_4_if_the_model_ends_the_program(run: Run) -> None:
     """sys.exit(0) in somebody's forward must not pass for our success."""
     ran = run("fold", "tests.cli.nets:quits", *ON)
