@@ -56,11 +56,13 @@ _HOMES = {
     "bntools.core.example": ["Example"],
     "bntools.core.find": ["find_folds"],
     "bntools.core.graft": ["graft_"],
-    "bntools.core.plan": ["Edit", "Plan", "Promise", "Reason", "Refusal", "Site"],
+    "bntools.core.plan": ["Edit", "Plan", "Promise", "Refusal", "Site"],
+    "bntools.core.reasons": ["Reason"],
     "bntools.core.proof": ["verify"],
     "bntools.core.store": ["replay", "save"],
     "bntools.core.surgery": ["Surgery"],
-    "bntools.core.verify": ["Observation", "Report", "Verdict", "compare", "observe"],
+    "bntools.core.verify": ["Report", "Verdict", "compare"],
+    "bntools.core.observe": ["Observation", "observe"],
     "bntools.errors": [
         "BntoolsError",
         "CaptureError",
@@ -83,11 +85,13 @@ if TYPE_CHECKING:
     from bntools.core.example import Example
     from bntools.core.find import find_folds
     from bntools.core.graft import graft_
-    from bntools.core.plan import Edit, Plan, Promise, Reason, Refusal, Site
+    from bntools.core.observe import Observation, observe
+    from bntools.core.plan import Edit, Plan, Promise, Refusal, Site
     from bntools.core.proof import verify
+    from bntools.core.reasons import Reason
     from bntools.core.store import replay, save
     from bntools.core.surgery import Surgery
-    from bntools.core.verify import Observation, Report, Verdict, compare, observe
+    from bntools.core.verify import Report, Verdict, compare
     from bntools.errors import (
         BntoolsError,
         CaptureError,

@@ -152,6 +152,83 @@ def _control_flow() -> nn.Module:
     return Apply(forward, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
 
 
+def changed(build: Callable[[], nn.Module], change: Callable[[Any], Any]) -> Callable[[], nn.Module]:
+    """A builder of a network whose BatchNorms are changed after they have been seasoned."""
+
+    def built() -> nn.Module:
+        net = build()
+        first = getattr(net, "after_seasoning", None)
+
+        def after() -> None:
+            if first is not None:
+                first()
+            for module in net.modules():
+                if isinstance(getattr(module, "running_mean", None), Tensor):
+                    change(module)
+
+        net.after_seasoning = after
+        return net
+
+    return built
+
+
+def finished(model: nn.Module) -> nn.Module:
+    """The network with what is to be changed after seasoning."""
+    after = vars(model).pop("after_seasoning", None)
+    if after is not None:
+        with torch.no_grad():
+            after()
+    return model
+
+
+def positive(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """No γ is below zero."""
+    return changed(build, lambda bn: bn.weight.data.abs_())
+
+
+def _still(bn: Any) -> None:
+    bn.running_mean.zero_()
+    bn.bias.data.zero_()
+
+
+def unshifted(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """No β and no μ, so that zeros stay zeros."""
+    return changed(build, _still)
+
+
+def _dead(bn: Any) -> None:
+    bn.weight.data[1] = 0
+
+
+def pruned(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """One γ is zero."""
+    return changed(build, _dead)
+
+
+def forward(function: Callable[..., Any], **children: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    """A builder of `Apply` that makes its children anew."""
+    return lambda: Apply(function, **{name: child() for name, child in children.items()})
+
+
+def conv(i: int, o: int, k: int = 1, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: nn.Conv2d(i, o, k, **options)
+
+
+def bn2d(c: int) -> Callable[[], nn.Module]:
+    return lambda: nn.BatchNorm2d(c)
+
+
+def _twice(y: Tensor) -> Tensor:
+    return y + y.flip(2)
+
+
+def _attention(m: Any, v: Tensor) -> Tensor:
+    """Values that are normalised, averaged with weights that add up to one, and projected."""
+    values = m.bn(v.transpose(1, 2)).transpose(1, 2)
+    q, k, w = (t.unflatten(-1, (2, -1)).transpose(1, 2) for t in (m.q(v), m.k(v), values))
+    return m.out(F.scaled_dot_product_attention(q, k, w).transpose(1, 2).flatten(2))
+
+
 def _half_head() -> nn.Module:
     """A cast between the two."""
     return Apply(lambda m, v: m.bn(m.fc(v).double().float()), fc=nn.Linear(6, 4), bn=nn.BatchNorm1d(4))
@@ -311,6 +388,269 @@ CASES = [
         lambda: Apply(lambda m, v: m.bn(m.bn(m.conv(v))), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)),
         x(2, 3, 6, 6),
         2,
+    ),
+    # through what carries a map, from in front of it
+    *(
+        Case(f"behind-{name}", forward(function, conv=conv(3, 4, 3), bn=bn2d(c)), x(2, 3, 8, 8), 1)
+        for name, c, function in (
+            ("average-pooling", 4, lambda m, v: m.bn(F.avg_pool2d(m.conv(v), 2))),
+            (
+                "uncounted-padding",
+                4,
+                lambda m, v: m.bn(F.avg_pool2d(m.conv(v), 3, 1, 1, count_include_pad=False)),
+            ),
+            ("upsampling", 4, lambda m, v: m.bn(F.interpolate(m.conv(v), scale_factor=2, mode="bilinear"))),
+            ("reflection", 4, lambda m, v: m.bn(F.pad(m.conv(v), (1, 1, 1, 1), mode="reflect"))),
+            ("channel-shuffle", 4, lambda m, v: m.bn(F.channel_shuffle(m.conv(v), 2))),
+            ("a-roll", 4, lambda m, v: m.bn(m.conv(v).roll((1, 2), (1, 2)))),
+            ("a-slice", 2, lambda m, v: m.bn(m.conv(v)[:, 1:3])),
+            ("a-sum-with-itself", 4, lambda m, v: m.bn(_twice(m.conv(v)))),
+            ("a-factor", 4, lambda m, v: m.bn(m.conv(v) * -0.5)),
+        )
+    ),
+    Case(
+        "behind-max-pooling",
+        positive(forward(lambda m, v: m.bn(F.max_pool2d(m.conv(v), 2)), conv=conv(3, 4, 3), bn=bn2d(4))),
+        x(2, 3, 8, 8),
+        1,
+    ),
+    Case(
+        "behind-a-pooled-head",
+        forward(
+            lambda m, v: m.bn(F.adaptive_avg_pool2d(m.conv(v), 1).flatten(1)),
+            conv=conv(3, 4, 3),
+            bn=lambda: nn.BatchNorm1d(4),
+        ),
+        x(2, 3, 8, 8),
+        1,
+    ),
+    Case(
+        "over-cat",
+        forward(
+            lambda m, v: m.bn(torch.cat((m.a(v), m.b(v)), 1)), a=conv(3, 4, 3), b=conv(3, 2, 3), bn=bn2d(6)
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "over-cat-along-the-width",
+        forward(
+            lambda m, v: m.bn(torch.cat((m.a(v), m.b(v)), 3)), a=conv(3, 4, 3), b=conv(3, 4, 3), bn=bn2d(4)
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "over-a-sum",
+        forward(lambda m, v: m.bn(m.a(v) - m.b(v)), a=conv(3, 4, 3), b=conv(3, 4, 3, bias=False), bn=bn2d(4)),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "split-between-two",
+        forward(
+            lambda m, v: m.n(m.conv(v).chunk(2, 1)[0]) * torch.sigmoid(m.k(m.conv(v).chunk(2, 1)[1])),
+            conv=conv(3, 4, 3),
+            n=bn2d(2),
+            k=bn2d(2),
+        ),
+        x(2, 3, 6, 6),
+        2,
+    ),
+    Case(
+        "pixel-shuffle",
+        forward(lambda m, v: m.bn(F.pixel_shuffle(m.conv(v), 2)), conv=conv(3, 8, 3, groups=1), bn=bn2d(2)),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "gated",
+        unshifted(
+            forward(
+                lambda m, v: m.bn(m.conv(v) * torch.sigmoid(m.gate(v))),
+                conv=conv(3, 4),
+                gate=conv(3, 4),
+                bn=bn2d(4),
+            )
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "negative-slopes",
+        positive(
+            unshifted(
+                forward(lambda m, v: m.bn(F.leaky_relu(m.conv(v), 0.2)), conv=conv(3, 4, 3), bn=bn2d(4))
+            )
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    # into what reads it
+    Case("conv-behind", sequential(nn.Tanh(), bn2d(3), conv(3, 4, 3)), x(2, 3, 6, 6), 1),
+    Case("first-in-the-model", sequential(bn2d(3), conv(3, 4, 3)), x(2, 3, 6, 6), 1),
+    Case("grouped-conv-behind", sequential(nn.Tanh(), bn2d(4), conv(4, 6, 3, groups=2)), x(2, 4, 6, 6), 1),
+    Case(
+        "depthwise-conv-behind",
+        sequential(nn.Tanh(), bn2d(4), conv(4, 8, 3, groups=4, bias=False)),
+        x(2, 4, 6, 6),
+        1,
+    ),
+    *(
+        Case(
+            f"{mode}-conv-behind",
+            sequential(nn.Tanh(), bn2d(3), conv(3, 4, 3, padding=1, padding_mode=mode)),
+            x(2, 3, 6, 6),
+            1,
+        )
+        for mode in ("reflect", "replicate", "circular")
+    ),
+    Case(
+        "padded-conv-behind",
+        unshifted(sequential(nn.Tanh(), bn2d(3), conv(3, 4, 3, padding=1))),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "transposed-conv-behind",
+        unshifted(sequential(nn.Tanh(), bn2d(4), lambda: nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2))),
+        x(2, 4, 5, 5),
+        1,
+    ),
+    Case(
+        "small-transposed-conv-behind",
+        sequential(nn.Tanh(), bn2d(4), lambda: nn.ConvTranspose2d(4, 6, 1, groups=2)),
+        x(2, 4, 5, 5),
+        1,
+    ),
+    Case(
+        "linear-behind", sequential(nn.Tanh(), lambda: nn.BatchNorm1d(6), lambda: nn.Linear(6, 4)), x(5, 6), 1
+    ),
+    Case(
+        "linear-behind-a-flatten",
+        sequential(nn.Tanh(), bn2d(3), nn.Flatten(), lambda: nn.Linear(48, 4)),
+        x(2, 3, 4, 4),
+        1,
+    ),
+    Case(
+        "linear-behind-a-pooled-head",
+        sequential(nn.Tanh(), bn2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), lambda: nn.Linear(3, 4)),
+        x(2, 3, 4, 4),
+        1,
+    ),
+    Case(
+        "max-pooling-behind",
+        positive(sequential(nn.Tanh(), bn2d(3), nn.MaxPool2d(2), conv(3, 4))),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "relu-behind",
+        positive(unshifted(sequential(nn.Tanh(), bn2d(3), nn.ReLU(), conv(3, 4, 3, padding=1)))),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "several-readers",
+        forward(
+            lambda m, v: m.a(y := m.bn(v.tanh())).sum() + m.b(y[:, :2]),
+            bn=bn2d(3),
+            a=conv(3, 4, 3),
+            b=conv(2, 4, 3),
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "attention-behind",
+        forward(
+            lambda m, v: _attention(m, v),
+            bn=lambda: nn.BatchNorm1d(6),
+            q=lambda: nn.Linear(6, 4),
+            k=lambda: nn.Linear(6, 4),
+            out=lambda: nn.Linear(6, 5),
+        ),
+        x(2, 5, 6),
+        1,
+    ),
+    Case(
+        "norm-behind",
+        sequential(nn.Tanh(), bn2d(3), lambda: nn.BatchNorm2d(3, affine=False), nn.Sigmoid()),
+        x(2, 3, 6, 6),
+        1,
+        stay=1,
+    ),
+    # both ways
+    Case(
+        "two-on-one-conv",
+        forward(lambda m, v: (m.n(y := m.conv(v)), m.k(y)), conv=conv(3, 4, 3), n=bn2d(4), k=bn2d(4)),
+        x(2, 3, 6, 6),
+        1,
+        stay=1,
+    ),
+    Case(
+        "a-conv-with-another-reader",
+        forward(
+            lambda m, v: m.bn(y := m.conv(v)).tanh() + m.next(y),
+            conv=conv(3, 4, 3),
+            bn=bn2d(4),
+            next=conv(4, 4),
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "on-a-residual-stream",
+        forward(
+            lambda m, v: m.out((y := m.a(v)) + m.c(m.b(m.bn(y)).tanh())),
+            a=conv(3, 4, 3),
+            bn=bn2d(4),
+            b=conv(4, 6),
+            c=conv(6, 4),
+            out=conv(4, 2),
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "preactivation-with-positive-scales",
+        positive(
+            forward(
+                lambda m, v: m.out((y := m.a(v)) + m.c(F.relu(m.bn(y)))),
+                a=conv(3, 4, 3),
+                bn=bn2d(4),
+                c=conv(4, 4, 3, padding=1),
+                out=conv(4, 2),
+            )
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "skip-with-positive-scales",
+        positive(
+            forward(
+                lambda m, v: F.relu(m.n(m.a(y := F.relu(m.first(v)))) + m.skip(y)),
+                first=conv(3, 4, 3),
+                a=conv(4, 4, 3, padding=1),
+                n=bn2d(4),
+                skip=bn2d(4),
+            )
+        ),
+        x(2, 3, 6, 6),
+        2,
+    ),
+    # channels without a scale
+    Case("pruned", pruned(sequential(conv(3, 4, 3), bn2d(4), nn.ReLU())), x(2, 3, 6, 6), 1),
+    Case("pruned-twice", pruned(sequential(conv(3, 4, 3), bn2d(4), bn2d(4), nn.ReLU())), x(2, 3, 6, 6), 2),
+    Case(
+        "pruned-in-front-of-a-conv", pruned(sequential(nn.Tanh(), bn2d(3), conv(3, 4, 3))), x(2, 3, 6, 6), 1
+    ),
+    Case(
+        "pruned-over-a-sum",
+        pruned(forward(lambda m, v: m.bn(m.a(v) + m.b(v)), a=conv(3, 4, 3), b=conv(3, 4, 3), bn=bn2d(4))),
+        x(2, 3, 6, 6),
+        1,
     ),
     # the BatchNorm
     Case(

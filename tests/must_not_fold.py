@@ -16,8 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bntools.core.plan import Reason
-from tests.must_fold import Apply, BatchNormAct, Spelt, flat_vector, x
+from bntools.core.reasons import Reason
+from tests.must_fold import (
+    Apply,
+    BatchNormAct,
+    Spelt,
+    bn2d,
+    changed,
+    conv,
+    flat_vector,
+    forward,
+    positive,
+    pruned,
+    sequential,
+    unshifted,
+    x,
+)
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,7 @@ def _tied(name: str) -> Callable[[], nn.Module]:
         a, b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
         setattr(b, name, getattr(a, name))
         return Apply(
-            lambda m, v: m.n(m.a(v)) + m.k(m.b(v)), a=a, b=b, n=nn.BatchNorm2d(4), k=nn.BatchNorm2d(4)
+            lambda m, v: m.n(m.a(v)) + m.k(m.b(v * 2)), a=a, b=b, n=nn.BatchNorm2d(4), k=nn.BatchNorm2d(4)
         )
 
     return build
@@ -202,7 +216,7 @@ def _storage() -> nn.Module:
     """Two parameters, one memory."""
     a, b = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
     b.weight = nn.Parameter(a.weight.data)
-    return Apply(lambda m, v: m.n(m.a(v)) + m.b(v), a=a, b=b, n=nn.BatchNorm2d(4))
+    return Apply(lambda m, v: m.n(m.a(v)) + m.b(v * 2), a=a, b=b, n=nn.BatchNorm2d(4))
 
 
 def _output_projection() -> nn.Module:
@@ -355,15 +369,17 @@ CASES = [
     Case(
         "conv-again-with-another-bn",
         pair(lambda m, v: m.bn(m.conv(v)) + m.other(m.conv(v * 2)), other=nn.BatchNorm2d(4)),
-        {"bn": R.SHARED_HOST, "other": R.SHARED_HOST},
+        {"other": R.SHARED_HOST},
+        fold=("bn",),
     ),
     Case(
         "two-bns-on-one-conv",
         pair(lambda m, v: m.bn(y := m.conv(v)) + m.other(y), other=nn.BatchNorm2d(4)),
-        {"bn": R.READ_ELSEWHERE, "other": R.READ_ELSEWHERE},
+        {"other": R.READ_ELSEWHERE},
+        fold=("bn",),
     ),
-    Case("two-convs-one-weight", _tied("weight"), {"n": R.SHARED_HOST, "k": R.SHARED_HOST}),
-    Case("two-convs-one-bias", _tied("bias"), {"n": R.SHARED_HOST, "k": R.SHARED_HOST}),
+    Case("two-convs-one-weight", _tied("weight"), {"k": R.SHARED_HOST}, fold=("n",)),
+    Case("two-convs-one-bias", _tied("bias"), {"k": R.SHARED_HOST}, fold=("n",)),
     Case("two-parameters-one-memory", _storage, {"n": R.SHARED_HOST}),
     Case(
         "embedding-and-output-projection",
@@ -533,6 +549,136 @@ CASES = [
     Case("integer-cast", pair(lambda m, v: m.bn(m.conv(v).mul(9).int().float())), ONE),
     Case("written-into-a-view", pair(_in_place_on_view), {"bn": R.WRITTEN_IN_PLACE}),
     Case("written-after-it-was-read", pair(_in_place_after), {"bn": R.WRITTEN_IN_PLACE}),
+    # what behind it does not carry the map
+    *(
+        Case(f"in-front-of-{name}", sequential(nn.Tanh(), bn2d(3), *behind), {"1": R.BLOCKED})
+        for name, behind in (
+            ("a-padded-conv", [conv(3, 4, 3, padding=1)]),
+            ("a-transposed-conv", [lambda: nn.ConvTranspose2d(3, 4, 3)]),
+            ("a-relu", [nn.ReLU(), conv(3, 4)]),
+            ("max-pooling", [nn.MaxPool2d(2), conv(3, 4)]),
+            ("counted-padding", [nn.AvgPool2d(2, padding=1), conv(3, 4)]),
+            ("a-softmax", [nn.Softmax(1), conv(3, 4)]),
+            ("relu6", [nn.ReLU6(), conv(3, 4)]),
+            ("a-group-norm", [lambda: nn.GroupNorm(1, 3)]),
+            ("what-returns-it", []),
+        )
+    ),
+    Case(
+        "in-front-of-relu6-with-positive-scales",
+        positive(unshifted(sequential(nn.Tanh(), bn2d(3), nn.ReLU6(), conv(3, 4)))),
+        {"1": R.BLOCKED},
+    ),
+    Case(
+        "in-front-of-a-padded-conv-among-others",
+        forward(
+            lambda m, v: m.a(y := m.bn(v.tanh())).sum() + m.b(y),
+            bn=bn2d(3),
+            a=conv(3, 4, 3),
+            b=conv(3, 4, 3, padding=1),
+        ),
+        ONE,
+    ),
+    Case(
+        "in-front-of-a-gate",
+        forward(lambda m, v: m.next(m.bn(v.tanh()) * v.sigmoid()), bn=bn2d(3), next=conv(3, 4)),
+        ONE,
+    ),
+    Case(
+        "in-front-of-attention-that-does-not-average",
+        forward(
+            lambda m, v: m.next(
+                (v.transpose(1, 2) @ v) @ m.bn(v.tanh().transpose(1, 2)).transpose(1, 2).transpose(1, 2)
+            ),
+            bn=lambda: nn.BatchNorm1d(6),
+            next=lambda: nn.Linear(5, 4),
+        ),
+        ONE,
+        x(2, 5, 6),
+    ),
+    Case(
+        "in-front-of-a-tied-weight",
+        forward(
+            lambda m, v: m.fc(m.bn(v.tanh())) + F.linear(v, m.fc.weight),
+            bn=lambda: nn.BatchNorm1d(6),
+            fc=lambda: nn.Linear(6, 4),
+        ),
+        ONE,
+        x(5, 6),
+    ),
+    Case(
+        "in-front-of-a-conv-without-bias",
+        lambda: nn.Sequential(nn.Tanh(), nn.BatchNorm2d(3), NoBias(3, 4, 3, bias=False)),
+        {"1": R.BLOCKED},
+    ),
+    # what a program could do
+    Case(
+        "beside-a-conv",
+        forward(
+            lambda m, v: F.relu(m.n(m.conv(y := v.tanh())) + m.skip(y)),
+            conv=conv(3, 3, 3, padding=1),
+            n=bn2d(3),
+            skip=bn2d(3),
+        ),
+        {"skip": R.SIBLING},
+        fold=("n",),
+    ),
+    Case(
+        "beside-a-conv-with-a-stride",
+        forward(
+            lambda m, v: F.relu(m.n(m.conv(y := v.tanh())) + m.skip(F.avg_pool2d(y, 2))),
+            conv=conv(3, 3, 2, stride=2),
+            n=bn2d(3),
+            skip=bn2d(3),
+        ),
+        {"skip": R.BLOCKED},
+        fold=("n",),
+    ),
+    # what would be overwritten
+    Case(
+        "written-where-another-reads",
+        positive(
+            forward(
+                lambda m, v: m.out((y := m.a(v)) + m.c(F.relu(m.bn(y), inplace=True))),
+                a=conv(3, 4, 3),
+                bn=bn2d(4),
+                c=conv(4, 4, 3, padding=1),
+                out=conv(4, 2),
+            )
+        ),
+        {"bn": R.WRITTEN_IN_PLACE},
+    ),
+    Case(
+        "written-where-the-caller-looks",
+        positive(unshifted(sequential(bn2d(3), nn.ReLU(inplace=True), conv(3, 4)))),
+        {"0": R.WRITTEN_IN_PLACE},
+    ),
+    # what would lose digits
+    Case(
+        "almost-pruned-with-another-reader",
+        changed(
+            forward(
+                lambda m, v: m.bn(y := m.conv(v)).tanh() + m.next(y),
+                conv=conv(3, 4, 3),
+                bn=bn2d(4),
+                next=conv(4, 4),
+            ),
+            lambda bn: bn.weight.data[1].fill_(1e-6),
+        ),
+        {"bn": R.IMPRECISE},
+    ),
+    Case(
+        "pruned-with-another-reader",
+        pruned(
+            forward(
+                lambda m, v: m.bn(y := m.conv(v)).tanh() + m.next(y),
+                conv=conv(3, 4, 3),
+                bn=bn2d(4),
+                next=conv(4, 4),
+            )
+        ),
+        {"bn": R.READ_ELSEWHERE},
+    ),
     # what the BatchNorm is
     Case("training-mode", pair(lambda m, v: m.bn(m.conv(v))), {"bn": R.TRAINING}, train=True),
     Case(
@@ -618,9 +764,7 @@ CASES = [
         {"1": R.BLOCKED},
         x(2, 6),
     ),
-    Case(
-        "first-in-the-model", lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)), {"0": R.NO_HOST}
-    ),
+    Case("first-in-the-model", sequential(bn2d(3), nn.ReLU(), conv(3, 4, 3)), {"0": R.NO_HOST}),
     Case(
         "weight-standardised",
         lambda: nn.Sequential(Standardised(3, 4, 3), nn.BatchNorm2d(4)),

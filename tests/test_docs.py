@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bntools.cli.app import EXIT_CODES
-from bntools.core.plan import REMEDIES, Reason
+from bntools.core.reasons import REMEDIES, Reason
 from bntools.errors import BntoolsError
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import bntools as bn
-from bntools.core import affine, algebra, compute, conflicts, find, hosts, sites
+from bntools.core import algebra, carry, compute, find, maps, mixes, reshapes, sites
+from bntools.core.flow import Flow, Pin
 from tests.must_fold import Apply, x
 from tests.season import season
 
@@ -35,7 +36,7 @@ def net(groups: int = 1) -> nn.Module:
 
 
 def _affine(change: Callable[..., tuple[Tensor, Tensor]]) -> Patch:
-    return lambda m: m.setattr(compute, "affine_of", change)
+    return lambda m: m.setattr(maps, "affine_of", change)
 
 
 def _weight(change: Callable[..., Tensor]) -> Patch:
@@ -47,16 +48,26 @@ def _bias(change: Callable[..., Tensor]) -> Patch:
 
 
 def _carries(op: str) -> Patch:
-    return lambda m: m.setattr(find, "CARRIERS", {**affine.CARRIERS, op: affine._same})
+    """It lets any map pass, on the axes on which the map lies."""
+    return lambda m: m.setattr(carry, "RULES", {**carry.RULES, op: reshapes.same})
+
+
+def _lets_pass(what: Pin) -> Patch:
+    """Nothing requires that of anything."""
+    pin = Flow.pin
+    return lambda m: m.setattr(
+        Flow, "pin", lambda self, lane, pinned, *rest: pin(self, lane, pinned & ~what, *rest)
+    )
 
 
 right, fold_weight, fold_bias = algebra.affine_of, algebra.fold_weight, algebra.fold_bias
+shift_of = algebra.shift_of
 
 
-def _columns(w: Tensor, s: Tensor, t: Tensor, layout: str, groups: int = 1) -> Tensor:
+def _columns(w: Tensor, s: Tensor, t: Tensor, layout: str, groups: int = 1, r: Any = None) -> Tensor:
     if layout == "rows" and w.shape[0] == w.shape[1]:
         return fold_weight(w.transpose(0, 1), s, t, layout).transpose(0, 1)
-    return fold_weight(w, s, t, layout, groups)
+    return fold_weight(w, s, t, layout, groups, r)
 
 
 ALGEBRA: dict[str, Patch] = {
@@ -79,16 +90,46 @@ ALGEBRA: dict[str, Patch] = {
     ),
     "a millionth off": _affine(lambda g, b, m, v, eps: right(g * (1 + 1e-6), b, m, v, eps)),
     "wrong axis": _weight(_columns),
-    "weight unscaled": _weight(lambda w, s, t, layout, groups=1: w),
+    "weight unscaled": _weight(lambda w, s, t, layout, groups=1, r=None: w),
     "groups ignored": _weight(
-        lambda w, s, t, layout, groups=1: fold_weight(
-            w, s[: w.shape[1]].repeat(groups) if layout == "transposed" else s, t, layout, groups
+        lambda w, s, t, layout, groups=1, r=None: fold_weight(
+            w, s[: w.shape[1]].repeat(groups) if layout == "transposed" else s, t, layout, groups, r
         )
     ),
-    "bias unscaled": _bias(lambda b, s, t: t if b is None else b + t),
-    "old bias dropped": _bias(lambda b, s, t: t),
-    "shift dropped": _bias(lambda b, s, t: torch.zeros_like(t) if b is None else b * s),
-    "channels rolled": _bias(lambda b, s, t: fold_bias(b, s, t).roll(1)),
+    "bias unscaled": _bias(lambda b, s, t, a: t if b is None else b + t),
+    "old bias dropped": _bias(lambda b, s, t, a: t),
+    "shift dropped": _bias(lambda b, s, t, a: torch.zeros_like(t) if b is None else b * s),
+    "channels rolled": _bias(lambda b, s, t, a: fold_bias(b, s, t, a).roll(1)),
+}
+
+# What only a fold into readers can get wrong.
+BEHIND: dict[str, Patch] = {
+    **{name: ALGEBRA[name] for name in list(ALGEBRA)[:12]},
+    "columns unscaled": _weight(
+        lambda w, s, t, layout, groups=1, r=None: fold_weight(w, s, t, layout, groups)
+    ),
+    "columns divided": _weight(
+        lambda w, s, t, layout, groups=1, r=None: fold_weight(
+            w, s, t, layout, groups, None if r is None else 1 / r
+        )
+    ),
+    "columns rolled": _weight(
+        lambda w, s, t, layout, groups=1, r=None: fold_weight(
+            w, s, t, layout, groups, None if r is None else r.roll(1)
+        )
+    ),
+    "groups of columns ignored": _weight(
+        lambda w, s, t, layout, groups=1, r=None: fold_weight(
+            w, s, t, layout, groups, None if r is None else r[: len(r) // groups].repeat(groups)
+        )
+    ),
+    "what the shift adds dropped": _bias(lambda b, s, t, a: fold_bias(b, s, t)),
+    "what the shift adds doubled": _bias(lambda b, s, t, a: fold_bias(b, s, t, None if a is None else 2 * a)),
+    "one tap of the kernel": lambda m: m.setattr(
+        compute,
+        "shift_of",
+        lambda w, v, layout, groups=1: shift_of(w[..., :1] if w.ndim > 2 else w, v, layout, groups),
+    ),
 }
 
 
@@ -110,53 +151,106 @@ def test_a_fault_in_the_algebra_is_found(fault: str, monkeypatch: pytest.MonkeyP
 
 
 def reads_twice() -> nn.Module:
-    return Apply(lambda m, v: m.bn(y := m.conv(v)) + y, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
+    return Apply(
+        lambda m, v: m.bn(y := m.conv(v)) + y.sigmoid(), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)
+    )
+
+
+def returns_both() -> nn.Module:
+    return Apply(lambda m, v: (m.bn(y := m.conv(v)), y), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
 
 
 def serves_twice() -> nn.Module:
     return Apply(lambda m, v: m.bn(m.conv(v)) + m.conv(v * 2), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
 
 
-def one_bn_left() -> nn.Module:
-    return Apply(
-        lambda m, v: m.bn(torch.relu(m.bn(m.conv(v)))), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)
-    )
-
-
 def wrong_axis() -> nn.Module:
     return Apply(lambda m, v: m.bn(m.conv(v).transpose(1, 2)), conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
 
 
-def ignored(m: pytest.MonkeyPatch, name: str, result: Any) -> None:
-    m.setattr(find if hasattr(find, name) else conflicts, name, lambda *_: result)
+@pytest.mark.parametrize("fault", BEHIND)
+def test_a_fault_in_the_algebra_of_readers_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = season(
+        nn.Sequential(
+            nn.Tanh(),
+            nn.BatchNorm2d(4, eps=1e-3),
+            nn.Conv2d(4, 6, 3, groups=2, bias=False),
+            nn.Tanh(),
+            nn.BatchNorm2d(6),
+            nn.Flatten(),
+            nn.Linear(96, 4),
+        ).eval()
+    )
+    plan = bn.fold(model, x(2, 4, 6, 6)).plan
+    assert [edit.side for edit in plan.edits] == ["downstream", "downstream"]
+    BEHIND[fault](monkeypatch)
+    with pytest.raises(bn.PromiseError):
+        bn.fold(model, x(2, 4, 6, 6))
 
 
-def _any_axis(m: pytest.MonkeyPatch) -> None:
-    monkey = {
-        op: (lambda call: affine.HostCall(2, "rows", call.args["weight"], call.args["bias"]))
-        for op in ("conv2d",)
-    }
-    m.setattr(hosts, "HOSTS", {**affine.HOSTS, **monkey})
+def ignored(name: str, result: Any) -> Patch:
+    owner = next(module for module in (find, carry) if hasattr(module, name))
+    return lambda m: m.setattr(owner, name, lambda *_, **__: result)
+
+
+def written_over() -> nn.Module:
+    def forward(m: Any, v: Tensor) -> Tensor:
+        y = m.conv(v)
+        return m.out(y + m.next(torch.relu_(m.bn(y))))
+
+    layers = {"conv": nn.Conv2d(3, 4, 3), "next": nn.Conv2d(4, 4, 1), "out": nn.Conv2d(4, 2, 1)}
+    return Apply(forward, bn=nn.BatchNorm2d(4), **layers)
+
+
+def of_two_minds() -> nn.Module:
+    """Two readers of a max pooling, which passes no negative scale."""
+    return _between(lambda v: nn.functional.max_pool2d(v, 2))
 
 
 PLANNING: dict[str, tuple[Callable[[], nn.Module], Patch]] = {
-    "second reader ignored": (reads_twice, lambda m: ignored(m, "_check_only_read_on", None)),
-    "second call of the host ignored": (serves_twice, lambda m: ignored(m, "_of_host", ())),
-    "second call of the BatchNorm ignored": (one_bn_left, lambda m: ignored(m, "_of_batchnorm", ())),
-    "axis not checked": (wrong_axis, _any_axis),
-    "relu carries": (lambda: _between(torch.relu), _carries("relu")),
-    "zero padding carries": (lambda: _between(lambda v: nn.functional.pad(v, (1, 1, 1, 1))), _carries("pad")),
-    "max pooling carries": (
-        lambda: _between(lambda v: nn.functional.max_pool2d(v, 2)),
-        _carries("max_pool2d"),
+    "what is returned ignored": (returns_both, ignored("_pin_outside", None)),
+    "second call of the host ignored": (serves_twice, ignored("_share", None)),
+    "values that are read ignored": (
+        reads_twice,
+        lambda m: m.setattr(Flow, "opaque", lambda self, call: None),
     ),
-    "a scaling carries": (lambda: _between(lambda v: v * 3), _carries("mul")),
+    "stale values ignored": (lambda: in_place(), ignored("_pin_stale", None)),
+    "overwriting ignored": (lambda: _positive(written_over()), ignored("find_overwritten", {})),
+    "relu carries": (lambda: _between(torch.relu), _carries("relu")),
+    "relu passes shifts": (lambda: _positive(_between(torch.relu)), _lets_pass(Pin.SHIFT)),
+    "relu passes signs": (lambda: _still(_between(torch.relu)), _lets_pass(Pin.SIGN)),
+    "zero padding carries": (lambda: _between(lambda v: nn.functional.pad(v, (1, 1, 1, 1))), _carries("pad")),
+    "max pooling carries": (of_two_minds, _carries("max_pool2d")),
+    "a softmax carries": (lambda: _between(lambda v: v.softmax(2)), _carries("softmax")),
+    "a sum of one fixed term carries": (
+        lambda: _between(lambda v: v + v.new_ones(v.shape)),
+        lambda m: m.setattr(mixes, "is_ground", lambda lane: False) or _lets_pass(Pin.SCALE)(m),
+    ),
     "transposition carries the axis": (wrong_axis, _carries("transpose")),
     "what a subclass does besides is dropped": (
         lambda: Apply(lambda m, v: m.bn(m.conv(v)), conv=nn.Conv2d(3, 4, 3), bn=_Doubling(4)),
         lambda m: m.setattr(sites, "_keeps", lambda *_: ()),
     ),
 }
+
+
+def in_place() -> nn.Module:
+    def forward(m: Any, v: Tensor) -> Tensor:
+        y = m.conv(v)
+        y[:, :2].mul_(3)
+        return m.bn(y)
+
+    return Apply(forward, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4))
+
+
+def _positive(net: nn.Module) -> nn.Module:
+    net.after = lambda: net.bn.weight.data.abs_()
+    return net
+
+
+def _still(net: nn.Module) -> nn.Module:
+    net.after = lambda: (net.bn.running_mean.zero_(), net.bn.bias.data.zero_())
+    return net
 
 
 class _Doubling(nn.BatchNorm2d):
@@ -172,6 +266,8 @@ def _between(function: Callable[[Tensor], Tensor]) -> nn.Module:
 def test_a_fault_in_the_plan_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     build, patch = PLANNING[fault]
     model = season(build().eval())
+    with torch.no_grad():
+        getattr(model, "after", lambda: None)()
     inputs = x(2, 3, 6, 6)
     assert bn.fold(model, inputs).plan.refusals, "the right plan refuses a site"
     patch(monkeypatch)
@@ -182,8 +278,8 @@ def test_a_fault_in_the_plan_is_found(fault: str, monkeypatch: pytest.MonkeyPatc
 def test_a_fault_in_the_shipped_tensors_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """The proof is in float64; what ships must be the rounding of what was proven."""
 
-    def nudge(w: Tensor, s: Tensor, t: Tensor, layout: str, groups: int = 1) -> Tensor:
-        folded = fold_weight(w, s, t, layout, groups)
+    def nudge(w: Tensor, s: Tensor, t: Tensor, layout: str, groups: int = 1, r: Any = None) -> Tensor:
+        folded = fold_weight(w, s, t, layout, groups, r)
         if w.dtype is torch.float32:
             folded.view(-1)[0] *= 1 + 1e-5
         return folded
@@ -215,8 +311,6 @@ def test_a_deleted_fresh_batchnorm_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     inputs = x(2, 3, 6, 6)
     assert torch.allclose(fresh(inputs), fresh[0](inputs), atol=1e-4), "allclose does not see it"
-    monkeypatch.setattr(
-        compute, "affine_of", lambda g, b, m, v, eps: (torch.ones_like(m), torch.zeros_like(m))
-    )
+    monkeypatch.setattr(maps, "affine_of", lambda g, b, m, v, eps: (torch.ones_like(m), torch.zeros_like(m)))
     with pytest.raises(bn.PromiseError):
         bn.fold(fresh, inputs)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import bntools as bn
 from bntools.__main__ import main
-from bntools.core.plan import REMEDIES
+from bntools.core.reasons import REMEDIES
 from tests.pairs import count_sites, must_fold
 from tests.zoo import ENTRIES, NEEDS_UNSAFE, SAMPLE, build
 from tests.zoo_summary import RESULTS

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
 from bntools.cli.printable import annotation, printable
+from bntools.cli.text import taken_by, why_not
 from bntools.core.plan import Plan, Site
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
@@ -21,7 +22,7 @@ def github(
     """A notice with the result, and a warning for each site that stays."""
     _plain(out, annotation("notice", verb, summary(sites, plan, report)))
     for refusal in plan.refusals if plan else ():
-        text = f"{refusal.site.name}: {refusal.reason.value}: {refusal.detail}; {refusal.remedy}"
+        text = f"{refusal.site.name}: {why_not(refusal)}; {refusal.remedy}"
         _plain(out, annotation("warning", verb, text))
 
 
@@ -38,8 +39,8 @@ def markdown(
     _plain(out, f"{summary(sites, plan, report)}\n")
     if written is not None:
         _plain(out, f"Written: {_code(written.path)}\n")
-    into = {e.site.name: f"{_code(e.host.path)} ({e.host.op})" for e in plan.edits} if plan else {}
-    why = {r.site.name: f"{r.reason.value}: {r.detail}" for r in plan.refusals} if plan else {}
+    into = {e.site.name: taken_by(plan, e, _code) for e in plan.edits} if plan else {}
+    why = {r.site.name: why_not(r) for r in plan.refusals} if plan else {}
     if not sites:
         return
     _plain(out, "| site | type | channels | folds into, or why not |")

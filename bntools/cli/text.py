@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -11,11 +11,21 @@ from rich.markup import escape as markup_escape
 
 from bntools.cli.facts import Loading, Output
 from bntools.cli.printable import printable
-from bntools.core.plan import REMEDIES, Plan, Reason, Refusal, Site
+from bntools.core.plan import Edit, Plan, Refusal, Side, Site
+from bntools.core.reasons import REMEDIES, Reason
 
 if TYPE_CHECKING:  # both import torch, which a screen can do without
     from bntools.core.latency import Latency
     from bntools.core.verify import Report
+
+
+_NAMED = 3
+_WHERE = {
+    Side.UPSTREAM: "",
+    Side.DOWNSTREAM: ", behind it",
+    Side.BOTH: ", on both sides",
+    Side.SIBLING: ", beside it",
+}
 
 
 def escape(text: str) -> str:
@@ -35,16 +45,8 @@ def census(out: Console, sites: Sequence[Site], plan: Plan | None) -> None:
     if not sites:
         _line(out, "sites", "no BatchNorm")
         return
-    into = (
-        {e.site.name: f"[green]{escape(f'{e.host.path} ({e.host.op})')}[/green]" for e in plan.edits}
-        if plan
-        else {}
-    )
-    why = (
-        {r.site.name: f"[yellow]{escape(f'{r.reason.value}: {r.detail}')}[/yellow]" for r in plan.refusals}
-        if plan
-        else {}
-    )
+    into = {e.site.name: f"[green]{escape(taken_by(plan, e))}[/green]" for e in plan.edits} if plan else {}
+    why = {r.site.name: f"[yellow]{escape(why_not(r))}[/yellow]" for r in plan.refusals} if plan else {}
     rows = [
         ("site", "type", "channels", "eps", "momentum", "batches", "folds into, or why not" if plan else "")
     ]
@@ -85,7 +87,7 @@ def stays(out: Console, refusals: Sequence[Refusal]) -> None:
         _line(out, "stays", f"[yellow]{reason.value}[/yellow]: {escape(REMEDIES[reason])}", markup=True)
         alike: dict[str, list[str]] = {}
         for refusal in found:
-            alike.setdefault(refusal.detail, []).append(refusal.site.name or "the model")
+            alike.setdefault(in_its_way(refusal), []).append(refusal.site.name or "the model")
         for detail, names in alike.items():
             _line(out, "", f"{', '.join(names)}: {detail}")
 
@@ -154,10 +156,30 @@ def _line(out: Console, label: str, text: str, *, markup: bool = False) -> None:
 
 def _count(plan: Plan) -> str:
     total = len(plan.sites)
-    hosts = Counter(e.host.op for e in plan.edits)
-    kinds = ", ".join(f"{n} into {op}" for op, n in hosts.most_common())
+    ops = {host.path: host.op for host in plan.hosts}
+    into = Counter(f"into {ops[e.into[0]]}{_WHERE[e.side]}" if e.into else "into nothing" for e in plan.edits)
+    kinds = ", ".join(f"{n} {where.replace(',', '')}" for where, n in into.most_common())
     noun = "BatchNorm" if total == 1 else "BatchNorms"
     return f"{len(plan.edits)} of {total} {noun}{': ' + kinds if kinds else ''}"
+
+
+def taken_by(plan: Plan, edit: Edit, name: Callable[[str], str] = str) -> str:
+    """The layers that take a BatchNorm in: the first few, each by its *name*."""
+    ops = {host.path: host.op for host in plan.hosts}
+    names = [f"{name(path or 'the model')} ({ops[path]})" for path in edit.into[:_NAMED]]
+    more = len(edit.into) - len(names)
+    listed = ", ".join(names) + (f" and {more} more" if more else "")
+    return f"{listed}{_WHERE[edit.side]}" if names else "nothing: nobody sees it"
+
+
+def in_its_way(refusal: Refusal) -> str:
+    """What stands in the way of a BatchNorm that stays, on both sides."""
+    return f"{refusal.detail}; {refusal.behind}" if refusal.behind else refusal.detail
+
+
+def why_not(refusal: Refusal) -> str:
+    """The reason with what stands in the way."""
+    return f"{refusal.reason.value}: {in_its_way(refusal)}"
 
 
 def _by_reason(refusals: Sequence[Refusal]) -> list[tuple[Reason, list[Refusal]]]:

@@ -11,6 +11,7 @@ from torch import nn
 from bntools.core.affine import HOSTS
 from bntools.core.calls import Call, ModuleCall, Stored
 from bntools.core.names import tensors_of
+from bntools.core.operator import Operator
 from bntools.core.trace import Trace
 from bntools.core.untouched import untouched
 
@@ -29,7 +30,7 @@ def accepted(module: nn.Module, runs: Sequence[ModuleCall], calls: Sequence[Call
     absent = [name for name, tensor in module._parameters.items() if tensor is None]
     if not absent or "forward" in vars(module) or isinstance(module, torch.jit.ScriptModule):
         return frozenset()
-    if is_torchs(module):
+    if is_torchs(module) or isinstance(module, Operator):
         return frozenset(absent)
     return frozenset(name for name in absent if any(_uses(module, name, run, calls) for run in runs[:1]))
 

@@ -41,64 +41,103 @@ def affine_of(
     return scale, shift if beta is None else beta + shift
 
 
-def compose(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """One map for two in a row: ``s₂(s₁x + t₁) + t₂ = (s₂s₁)x + (s₂t₁ + t₂)``.
-
-    Args:
-        first, second: scale and shift, shape (C,) each.
-
-    Example:
-        >>> one, two = torch.tensor([2.0]), torch.tensor([3.0])
-        >>> [t.item() for t in compose((one, one), (two, two))]
-        [6.0, 9.0]
-    """
-    return second[0] * first[0], second[0] * first[1] + second[1]
-
-
-def fold_weight(weight: Tensor, scale: Tensor, shift: Tensor, layout: str, groups: int = 1) -> Tensor:
-    """W' of a layer that takes in y = s·x + t behind it, in the dtype of s, rounded once to that of W.
+def fold_weight(
+    weight: Tensor, s: Tensor, t: Tensor, layout: str, groups: int = 1, r: Tensor | None = None
+) -> Tensor:
+    """W' of a layer that has ``s·y + t`` to return where it returned y, and reads x where it read ``r·x +
+    v``.
 
     Args:
         weight: W, by *layout*:
 
-            - ``rows``: convolution (O, I/g, K…) or linear (O, I): W'[o] = s_o·W[o]
-            - ``transposed``: transposed convolution (I, O/g, K…), output channel (j, o) of group j:
-              W'[i, o] = s_(j,o)·W[i, o] for the inputs i of group j
-            - ``vector``: the γ of a norm, (C,): γ' = s·γ
+            - ``rows``: convolution (O, I/g, K…) or linear (O, I): W'[o, i] = s_o·W[o, i]·r_i
+            - ``transposed``: transposed convolution (I, O/g, K…): W'[i, o] = s_o·W[i, o]·r_i, where output
+            channel
+              o of group j is number j·O/g + o
+            - ``vector``: the γ of a norm, (C,): γ' = s·γ·r
             - ``table``: embedding (V, C), which has no bias: E' = E·s + t
-        scale, shift: s and t, shape (O,).
-        groups: g, of a transposed convolution.
+        s, t: shape (O,).
+        groups: g, of a convolution.
+        r: shape (I,); None for ones.
 
     Returns:
-        W', of the shape, dtype and memory format of W.
+        W', computed in the dtype of s and rounded once to that of W, of its shape and memory format.
 
     Example:
-        >>> fold_weight(torch.ones(2, 3), torch.tensor([2.0, -1.0]), torch.zeros(2), "rows").tolist()
+        >>> W, ones, zeros = torch.ones(2, 3), torch.ones(2), torch.zeros(2)
+        >>> fold_weight(W, torch.tensor([2.0, -1.0]), zeros, "rows").tolist()
         [[2.0, 2.0, 2.0], [-1.0, -1.0, -1.0]]
+        >>> fold_weight(W, ones, zeros, "rows", r=torch.tensor([1.0, 2.0, 3.0])).tolist()
+        [[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]
     """
     if layout == "table":
-        return (weight * scale + shift).to(weight.dtype)
+        return (weight * s + t).to(weight.dtype)
     folded = torch.empty_like(weight)
     if layout == "transposed":
         inputs, outputs, *kernel = weight.shape
         split = (groups, inputs // groups, outputs, *kernel)
-        scale = scale.reshape(groups, 1, outputs, *(1,) * len(kernel))
-        folded.copy_((weight.reshape(split) * scale).reshape(weight.shape))
+        ones = (1,) * len(kernel)
+        product = weight.reshape(split) * s.reshape(groups, 1, outputs, *ones)
+        if r is not None:
+            product = product * r.reshape(groups, inputs // groups, 1, *ones)
+        folded.copy_(product.reshape(weight.shape))
         return folded
-    scale = scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    s = s.reshape(-1, *(1,) * (weight.ndim - 1))
+    by_row = None if r is None or weight.ndim < 2 else _by_row(r, weight, groups)
+    if r is not None and by_row is None:
+        s = s * r
     # On a CPU the product is taken in blocks whose float64 fits the cache: twice to fifty times as fast.
     step = max(1, _BLOCK // max(1, weight[0].numel())) if weight.device.type == "cpu" else len(weight)
     for at in range(0, len(weight), step):
         rows = slice(at, at + step)
-        torch.mul(weight[rows], scale[rows], out=folded[rows])
+        if by_row is None:
+            torch.mul(weight[rows], s[rows], out=folded[rows])
+        else:
+            torch.mul(weight[rows] * by_row[rows], s[rows], out=folded[rows])
     return folded
 
 
-def fold_bias(bias: Tensor | None, scale: Tensor, shift: Tensor) -> Tensor:
-    """b' = s·b + t, all of shape (O,), in the dtype of s; no bias is a bias of zeros.
+def _by_row(values: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """What belongs to the input channels of each row of (O, I/g, K…), shape (O, I/g, 1…)."""
+    rows = values.reshape(groups, 1, -1).expand(groups, len(weight) // groups, -1)
+    return rows.reshape(len(weight), -1, *(1,) * (weight.ndim - 2))
+
+
+def fold_bias(bias: Tensor | None, s: Tensor, t: Tensor, added: Tensor | None = None) -> Tensor:
+    """``b' = s·(b + a) + t``, all of shape (O,), in the dtype of s; no bias is a bias of zeros.
+
+    Args:
+        bias: b.
+        s, t: of the map behind the layer.
+        added: a, what the shift of its input adds to its output, see `shift_of`; None for zeros.
 
     Example:
         >>> fold_bias(torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([0.5])).item()
         2.5
     """
-    return shift if bias is None else bias * scale + shift
+    if bias is None and added is None:
+        return t
+    both = added if bias is None else bias if added is None else bias + added
+    return both * s + t  # type: ignore[operator]
+
+
+def shift_of(weight: Tensor, v: Tensor, layout: str, groups: int = 1) -> Tensor:
+    """What a layer returns for an input that is v in each channel: the sum of W·v over inputs and kernel,
+    (O,).
+
+    Args:
+        weight: W, of ``rows`` or ``transposed``, see `fold_weight`; in float64.
+        v: shape (I,).
+        groups: g.
+
+    Example:
+        >>> shift_of(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1.0, 10.0]), "rows").tolist()
+        [21.0, 43.0]
+    """
+    if layout == "transposed":
+        inputs = len(weight)
+        split = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
+        split = split.reshape(groups, inputs // groups, -1)
+        return (split * v.reshape(groups, -1, 1)).sum(1).flatten()
+    summed = weight.flatten(2).sum(2) if weight.ndim > 2 else weight
+    return (summed * _by_row(v, summed, groups)).sum(1)

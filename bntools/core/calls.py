@@ -55,6 +55,7 @@ _ONLY_SHAPE: Mapping[str, str] = {
     **dict.fromkeys(
         ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"), "self"
     ),
+    "_assert_tensor_metadata": "a",
     **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full", "sym_size", "size"), "self"),
 }
 
@@ -152,6 +153,8 @@ class Capture:
         outside: memories that somebody sees besides the calls, and who: ``output``, ``kept``, ``hook on …``.
         unsound: keys of tensors that are not finite, or variances below zero.
         held: what besides the registered names refers to a module or tensor, by its path or key.
+        norms: what each BatchNorm computes, by the index of its call.
+        numbers: the values of parameters that something is multiplied by, by key.
         fingerprint: of the model.
         notes: what the reader should know.
     """
@@ -163,5 +166,7 @@ class Capture:
     outside: Mapping[int, tuple[str, ...]]
     unsound: Mapping[str, str] = field(default_factory=dict)
     held: Mapping[str, str] = field(default_factory=dict)
+    norms: Mapping[int, Any] = field(default_factory=dict)
+    numbers: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
     notes: tuple[str, ...] = ()

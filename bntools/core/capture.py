@@ -20,6 +20,7 @@ from bntools.core.example import Example
 from bntools.core.facts import facts_of, hooks_see, unsound_tensors
 from bntools.core.leaves import held_besides
 from bntools.core.lift import lift
+from bntools.core.maps import factors_of, norms_of
 from bntools.core.names import modules_of, tensors_of
 from bntools.core.plan import Site
 from bntools.core.trace import Trace
@@ -59,14 +60,17 @@ def capture(model: nn.Module, example: Example) -> Capture:
     facts = facts_of(model, modules, trace.calls)
     statistics = {path for path, f in facts.items() if f.statistics}
     held = held_besides(model)
+    calls, tensors = lift(trace.calls, modules, statistics), dict(tensors_of(model))
     return Capture(
-        calls=lift(trace.calls, modules, statistics),
+        calls=calls,
         modules=modules,
         facts=facts,
         varying=frozenset(trace.varying),
         outside={memory: tuple(who) for memory, who in trace.outside.items()},
         unsound=unsound_tensors(model),
         held={name: held[id(each)] for name, each in _named(model) if id(each) in held},
+        norms=norms_of(calls, tensors),
+        numbers=factors_of(calls, tensors),
         fingerprint=fingerprint(model),
         notes=_notes(trace),
     )

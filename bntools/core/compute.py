@@ -3,60 +3,85 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from bntools.core.algebra import affine_of, compose, fold_bias, fold_weight
+from bntools.core.algebra import fold_bias, fold_weight, shift_of
 from bntools.core.exact import exact_copy
-from bntools.core.plan import Edit, Plan
+from bntools.core.numbers import Take
+from bntools.core.plan import Host, Plan
 from bntools.core.untouched import untouched
-
-Map = tuple[Tensor, Tensor]
+from bntools.errors import PlanError
 
 
 def fold_tensors(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], frozenset[str]]:
-    """The new weights and biases that a plan's edits lead to.
+    """The new weights and biases that a plan leads to.
 
-    Each host takes in the maps of its sites, composed in order of execution: ``W' = s·W``, ``b' = s·b + t``.
-    All arithmetic is in float64, on the model's device where that has float64; the results are rounded once,
-    to the dtype of the tensor that they replace.
+    Each host takes in a map behind it, ``new = s·old + t``, and one in front of it, ``old = r·new + v``:
+    ``W' = s·W·r``, ``b' = s·(b + W·v) + t``. All arithmetic is in float64, on the model's device where that
+    has float64; the results are rounded once, to the dtype of the tensor that they replace.
 
     Args:
         model: the model that the plan was made for; it is only read.
         plan: from `bntools.core.find.find_folds`.
 
     Returns:
-        the tensors by key, and the names of sites whose host would overflow its dtype.
+        the tensors by key, and the names of sites with a host that would overflow its dtype.
+
+    Raises:
+        PlanError: if the plan comes from a file, which holds the tensors and not the numbers behind them.
     """
+    if plan.maps is None:
+        raise PlanError(
+            "plan: it comes from a file and has no numbers", todo="replay it, or fold the model again"
+        )
     tensors: dict[str, Tensor] = {}
     with torch.no_grad():
-        single = {edit.site.name: _map(model, edit) for edit in plan.edits}
-        for key, sites in _sites_by(plan.edits, lambda e: e.host.weight_key).items():
-            host, like = sites[0].host, _weight_like(model, sites[0])
-            scale, shift = _composed([single[e.site.name] for e in sites])
-            weight = _weight(model, sites[0]).to(scale.device)
-            folded = fold_weight(weight, scale, shift, host.layout, host.groups)
-            tensors[key] = folded.to(like.device, like.dtype)
-        with_bias = [e for e in plan.edits if e.host.layout != "table"]
-        for key, sites in _sites_by(with_bias, lambda e: e.host.bias_key).items():
-            old = get_tensor(model, key)
-            like = old if old is not None else tensors[sites[0].host.weight_key]
-            scale, shift = _composed([single[e.site.name] for e in sites])
-            bias = fold_bias(old if old is None else _exact(old).to(scale.device), scale, shift)
-            tensors[key] = bias.to(like.device, like.dtype)
+        for host in plan.hosts:
+            take = plan.maps.takes[host.call]
+            if host.weight_key not in tensors or (host.bias_key and host.bias_key not in tensors):
+                made = _folded(model, host, take)
+                tensors.update({key: t for key, t in made.items() if key not in tensors})
         bad = _overflowing(model, tensors)
-    return tensors, frozenset(e.site.name for e in plan.edits if {e.host.weight_key, e.host.bias_key} & bad)
+    sites = {
+        site
+        for host in plan.hosts
+        if {host.weight_key, host.bias_key} & bad
+        for site in (*host.rows, *host.columns)
+    }
+    return tensors, frozenset(sites)
 
 
-def _composed(maps: Sequence[Map]) -> Map:
-    """One map for several in a row, on the device of the first: a model may be spread over several."""
-    device = maps[0][0].device
-    return reduce(compose, [(scale.to(device), shift.to(device)) for scale, shift in maps])
+def _folded(model: nn.Module, host: Host, take: Take) -> dict[str, Tensor]:
+    """The new weight and bias of one host."""
+    like, weight = _weight_like(model, host), _weight(model, host, len(take.s))
+    old = get_tensor(model, host.bias_key)
+    device = _exact_device(like)
+
+    def numbers(values: Any) -> Tensor | None:
+        return None if values is None else torch.from_numpy(values).to(device)
+
+    s, t, r, v, slope, mean = (numbers(x) for x in (take.s, take.t, take.r, take.v, take.slope, take.mean))
+    assert s is not None
+    assert t is not None
+    weight = weight.to(device)
+    folded = fold_weight(weight, s, t, host.layout, host.groups, r)
+    tensors = {host.weight_key: folded.to(like.device, like.dtype)}
+    if host.bias_key:
+        added = None
+        if slope is not None and mean is not None and r is not None and v is not None:
+            added = slope * (v + (r - 1) * mean)
+        elif v is not None:
+            added = shift_of(weight.double(), v, host.layout, host.groups)
+        bias = fold_bias(None if old is None else old.detach().to(device).double(), s, t, added)
+        known = old if old is not None else like
+        tensors[host.bias_key] = bias.to(known.device, known.dtype)
+    return tensors
 
 
 def _overflowing(model: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
@@ -75,25 +100,30 @@ def _overflowing(model: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
     return bad
 
 
-def _weight_like(model: nn.Module, edit: Edit) -> Tensor:
+def _weight_like(model: nn.Module, host: Host) -> Tensor:
     """The tensor whose dtype and device the new weight gets."""
-    host = edit.host
     if host.bake:
         return next(p for p in model.get_submodule(host.path).parameters() if p.is_floating_point())
     like = get_tensor(model, host.weight_key)
-    if like is None:
-        like = get_tensor(model, edit.reads[3])
-    assert like is not None
+    if like is None:  # a norm without a weight gets one like its bias, or like its statistics
+        module = model.get_submodule(host.path)
+        like = next(
+            t
+            for t in (get_tensor(model, host.bias_key), *module.buffers(), *model.parameters())
+            if t is not None and t.is_floating_point()
+        )
     return like
 
 
-def _weight(model: nn.Module, edit: Edit) -> Tensor:
+def _weight(model: nn.Module, host: Host, channels: int) -> Tensor:
     """The weight before the fold: ones where a norm has none, in float64 where it must be computed first."""
-    host = edit.host
     if host.bake:
         return _baked(model.get_submodule(host.path), host.bake)
     weight = get_tensor(model, host.weight_key)
-    return torch.ones_like(_weight_like(model, edit)) if weight is None else weight.detach()
+    if weight is None:
+        like = _weight_like(model, host)
+        return torch.ones(channels, dtype=like.dtype, device=like.device)
+    return weight.detach()
 
 
 def _baked(module: nn.Module, name: str) -> Tensor:
@@ -110,29 +140,6 @@ def _baked(module: nn.Module, name: str) -> Tensor:
     return value.detach()
 
 
-def _sites_by(edits: Sequence[Edit], key: Callable[[Edit], str]) -> dict[str, list[Edit]]:
-    """For each tensor to change, the sites behind one call of its host, in order.
-
-    Every call of a host takes in the same maps, or the plan would have refused them: one call counts.
-    """
-    found: Mapping[str, list[Edit]] = defaultdict(list)
-    for edit in edits:
-        sites = found[key(edit)]
-        if not sites or sites[0].host.call == edit.host.call:
-            sites.append(edit)
-    return dict(found)
-
-
-def _map(model: nn.Module, edit: Edit) -> Map:
-    """The scale and shift of a site, in float64."""
-    tensors = (get_tensor(model, key) for key in edit.reads)
-    gamma, beta, mean, var = (None if t is None else _exact(t) for t in tensors)
-    assert mean is not None
-    assert var is not None
-    assert edit.site.eps is not None
-    return affine_of(gamma, beta, mean, var, edit.site.eps)
-
-
 def get_tensor(model: nn.Module, key: str) -> Tensor | None:
     """The parameter or buffer of that key, None if it is absent or the key is empty."""
     if not key:
@@ -142,7 +149,6 @@ def get_tensor(model: nn.Module, key: str) -> Tensor | None:
     return tensor
 
 
-def _exact(tensor: Tensor) -> Tensor:
-    # Apple's GPU has no float64.
-    device = "cpu" if tensor.device.type == "mps" else tensor.device
-    return tensor.detach().to(device, torch.float64)
+def _exact_device(tensor: Tensor) -> torch.device:
+    """Where to compute in float64: Apple's GPU has none."""
+    return torch.device("cpu") if tensor.device.type == "mps" else tensor.device

@@ -19,6 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from bntools.core.absent import accepted, is_torchs
 from bntools.core.calls import Call, ModuleCall, ModuleFacts
 from bntools.core.names import modules_of, own_tensor
+from bntools.core.operator import Operator
 
 _HOOKS = {
     "_forward_pre_hooks": "a forward pre-hook",
@@ -96,7 +97,7 @@ def _facts(
     normalises = statistics or batchnorm
     return ModuleFacts(
         paths=paths,
-        kind=type(module).__name__,
+        kind=module.kind if isinstance(module, Operator) else type(module).__name__,
         compiled=isinstance(module, torch.jit.ScriptModule),
         torchs=is_torchs(module),
         hooks=tuple(words for name, words in _HOOKS.items() if _registered(module, name)),

@@ -1,26 +1,43 @@
-"""Capture in, plan out: which BatchNorms fold into the layer in front of them, and why the others don't.
+"""Capture in, plan out: which BatchNorms go, into which layers, and why the others stay.
 
-First each site is looked at alone: back from it, through operators that carry the map, to a host,
-with nobody else looking at the values on the way. Then together, see `bntools.core.conflicts`: dropping
-one site may break another, so that is repeated until nothing changes.
+Some stay whatever stands around them. For the others the flow of the capture says which maps go together, the
+search takes the largest set, and the numbers are checked; what does not hold then stays as well, and the
+search is repeated without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 
-from bntools.core.affine import CARRIERS, HOSTS
-from bntools.core.calls import Call, Capture, Stored, Value
-from bntools.core.conflicts import Candidate, Candidates, find_conflicts
+from bntools.core.aliases import find_overwritten
+from bntools.core.calls import Capture
+from bntools.core.carry import flow_of
+from bntools.core.conflicts import find_missed
+from bntools.core.edits import draw_edits
+from bntools.core.explain import Explainer
+from bntools.core.flow import Flow
+from bntools.core.forest import Array
 from bntools.core.graph import BlockedError, Graph, where
-from bntools.core.hosts import find_host
 from bntools.core.layout import check_layout
-from bntools.core.plan import Edit, Plan, Promise, Reason, Refusal
+from bntools.core.plan import Plan, Promise, Refusal
+from bntools.core.problem import Conflict, Item, Problem
+from bntools.core.reasons import Reason
+from bntools.core.settle import Solution, settle
+from bntools.core.siblings import find_siblings
 from bntools.core.sites import BatchNorm, find_sites
+from bntools.core.solve import choose
+
+Refusals = dict[int, Refusal]
+"""By the index of the BatchNorm's call."""
 
 
 def find_folds(
-    capture: Capture, *, bake: bool = False, refuse: Mapping[str, tuple[Reason, str]] | None = None
+    capture: Capture,
+    *,
+    bake: bool = False,
+    refuse: Mapping[str, tuple[Reason, str]] | None = None,
+    watch: Collection[str] = (),
 ) -> Plan:
     """Decide every site of a capture.
 
@@ -28,89 +45,136 @@ def find_folds(
         capture: one run of the model.
         bake: whether hosts with a parametrised weight may be made plain.
         refuse: sites to refuse whatever the capture says, by name, with reason and detail.
+        watch: paths of other modules of which the plan's numbers are to say what stands for what they return.
 
     Returns:
         a plan in which each site is either in ``edits`` or in ``refusals``.
     """
     sites, unanswered = find_sites(capture)
     graph = Graph(capture)
-    candidates: dict[int, Candidate] = {}
-    refusals: dict[int, Refusal] = {}
-    for bn in sites:
-        index = bn.call.index
-        if refuse and bn.site.name in refuse:
-            refusals[index] = Refusal(bn.site, *refuse[bn.site.name])
-        elif bn.refusal is not None:
-            refusals[index] = bn.refusal
-        else:
-            try:
-                candidates[index] = _walk(graph, bn, bake)
-            except BlockedError as blocked:
-                refusals[index] = Refusal(bn.site, blocked.reason, blocked.detail)
-    while dropped := find_conflicts(graph, candidates, sites):
-        for index, refusal in dropped.items():
-            refusals[index] = refusal
-            del candidates[index]
-    edits = [_edit(candidates, index) for index in sorted(candidates)]
+    refusals = _standing(graph, sites, refuse or {})
+    able = {bn.call.index: bn for bn in sites if bn.call.index not in refusals}
+    flow = flow_of(graph, able, bake=bake)
+    gone, solution, conflicts, barred = _solved(flow, able)
+    left = {index: bn for index, bn in able.items() if index not in gone}
+    beside = _beside(capture, able) if left else {}
+    explainer = Explainer(flow, gone) if left else None
+    for index, bn in left.items():
+        if index in beside:
+            refusals[index] = Refusal(bn.site, Reason.SIBLING, beside[index])
+        elif index in barred and index not in conflicts:
+            refusals[index] = Refusal(bn.site, barred[index].reason, barred[index].detail)
+        elif explainer is not None:
+            refusals[index] = explainer.refusal(bn, conflicts.get(index))
+    edits, hosts, maps = draw_edits(flow, gone, solution, watch)
     return Plan(
         verb="fold",
-        edits=tuple(edits),
+        edits=edits,
         refusals=(*(refusals[i] for i in sorted(refusals)), *unanswered),
         fingerprint=capture.fingerprint,
+        hosts=hosts,
         notes=capture.notes,
         promise=Promise.SAME,
+        maps=maps,
     )
 
 
-def _walk(graph: Graph, bn: BatchNorm, bake: bool) -> Candidate:
-    """Back from a site to its host."""
-    value, axis = bn.call.args["input"], 1
-    way, memories = [bn.call], set[int]()
+def _standing(graph: Graph, sites: Sequence[BatchNorm], refuse: Mapping[str, tuple[Reason, str]]) -> Refusals:
+    """The sites that stay whatever stands around them."""
+    refusals: Refusals = {}
+    for bn in sites:
+        if bn.site.name in refuse:
+            refusals[bn.call.index] = Refusal(bn.site, *refuse[bn.site.name])
+        elif bn.refusal is not None:
+            refusals[bn.call.index] = bn.refusal
+        else:
+            try:
+                check_layout(graph, bn.call)
+            except BlockedError as blocked:
+                refusals[bn.call.index] = Refusal(bn.site, blocked.reason, blocked.detail)
+    while missed := find_missed(graph, sites, refusals):
+        refusals.update(missed)
+    return refusals
+
+
+def _beside(capture: Capture, able: Mapping[int, BatchNorm]) -> dict[int, str]:
+    """The BatchNorms that could go in a captured program, where a sum can be taken out."""
+    found = find_siblings(capture, {index: bn.call for index, bn in able.items()})
+    return {
+        site.index: f"{where(sibling.total)} adds up what it and {where(sibling.host)} return"
+        for sibling in found
+        for site in sibling.sites
+    }
+
+
+def _solved(
+    flow: Flow, able: Mapping[int, BatchNorm]
+) -> tuple[dict[int, BatchNorm], Solution, dict[int, Conflict], dict[int, BlockedError]]:
+    """The largest set that goes, with numbers that hold, and what stood in the way of the others."""
+    norms = flow.graph.capture.norms
+    maps = {index: (norms[index].scale, norms[index].shift) for index in flow.edges}
+    sizes = {index: (norms[index].before, norms[index].behind) for index in flow.edges}
+    items = _items(flow, able)
+    barred = _split(flow, able)
+    for index, bn in able.items():
+        if index in flow.edges:
+            barred.update(find_overwritten(flow.graph, {index: bn}))
     while True:
-        call = graph.made.get(value.id) if isinstance(value, Value) else None
-        if call is None:
-            source = "a parameter" if isinstance(value, Stored) else "an input of the model"
-            raise BlockedError(Reason.NO_HOST, f"it reads {source}")
-        memories.add(value.memory)
-        if call.op in HOSTS:
-            break
-        rule = CARRIERS.get(call.op)
-        if rule is None or call.outputs[0].id != value.id:
-            reason = Reason.BLOCKED if any(isinstance(r, Value) for r in call.reads()) else Reason.NO_HOST
-            raise BlockedError(reason, f"{where(call)} stands in front of it")
-        lane = rule(call, axis)
-        if isinstance(lane, str):
-            raise BlockedError(Reason.BLOCKED, f"{where(call)} {lane}")
-        way.append(call)
-        value, axis = lane.value, lane.axis
-    _check_only_read_on(graph, way, memories)
-    host = find_host(graph, call, axis, bn.site.channels, bake=bake)
-    check_layout(graph, way)
-    return Candidate(bn, host, call, tuple(c.op for c in way[1:]))
+        problem = Problem(flow, maps)
+        free = [item for item in items if not any(call in barred for call in item.calls)]
+        for item in items:
+            if item not in free:
+                problem.leave(item)
+        chosen, conflicts = choose(problem, free)
+        unclear = [
+            item for item in items if item not in free or (len(item.calls) > 1 and item.calls[0] in conflicts)
+        ]
+        conflicts.update(_alone(flow, maps, unclear))
+        calls = sorted(call for item in chosen for call in item.calls)
+        gone = {call: able[call] for call in calls}
+        solution, broken, dear = settle(problem, {call: flow.edges[call] for call in calls}, sizes)
+        bad = find_overwritten(flow.graph, gone)
+        bad = bad or dict.fromkeys(
+            dear, BlockedError(Reason.IMPRECISE, "its inverse would lose too many digits")
+        )
+        bad = bad or dict.fromkeys(
+            broken, BlockedError(Reason.BLOCKED, "what is around it cannot take it in")
+        )
+        if not bad:
+            return gone, solution, conflicts, barred
+        for item in items:
+            for call in set(item.calls) & bad.keys():
+                barred.update(dict.fromkeys(item.calls, bad[call]))
 
 
-def _check_only_read_on(graph: Graph, way: list[Call], memories: set[int]) -> None:
-    """Refuse if somebody besides the calls on the way sees the values between site and host."""
-    known = {c.index for c in way}
-    for memory in sorted(memories):
-        for call in graph.writers[memory]:
-            raise BlockedError(Reason.WRITTEN_IN_PLACE, f"{where(call)} writes into the values it reads")
-        for call in graph.readers[memory]:
-            if call.index not in known:
-                raise BlockedError(Reason.READ_ELSEWHERE, f"{where(call)} reads the same values")
-        for who in graph.capture.outside.get(memory, ()):
-            if who.startswith("a hook"):
-                raise BlockedError(Reason.HOOKED, f"{who} sees the values it reads")
-            how = "returned" if who == "output" else "kept by the model or its caller"
-            raise BlockedError(Reason.RETURNED, f"the values it reads are {how}")
+def _alone(flow: Flow, maps: Mapping[int, tuple[Array, Array]], items: Sequence[Item]) -> dict[int, Conflict]:
+    """For modules that were not tried, or are called several times, what is in the way of each call by
+    itself.
+    """
+    problem, conflicts = None, {}
+    for item in items:
+        for call in item.calls:
+            if problem is None:
+                problem = Problem(flow, maps)
+            mark = problem.mark()
+            conflict = problem.take(Item((call,), rigid=True))
+            problem.back(mark)
+            if conflict is not None:
+                conflicts[call] = conflict
+    return conflicts
 
 
-def _edit(candidates: Candidates, index: int) -> Edit:
-    candidate = candidates[index]
-    host, call, through = candidate.host, candidate.call, candidate.through
-    while call.index in candidates:
-        behind = candidates[call.index]
-        host, call, through = behind.host, behind.call, (*through, call.op, *behind.through)
-    bn = candidate.bn
-    gamma, beta, mean, var = (t.keys[0] if isinstance(t, Stored) else "" for t in bn.slots)
-    return Edit(bn.site, host, (gamma, beta, mean, var), through, bn.paths, bn.keeps)
+def _split(flow: Flow, able: Mapping[int, BatchNorm]) -> dict[int, BlockedError]:
+    """Calls of modules that are also called where they cannot go, on another axis."""
+    lost = {bn.site.module for index, bn in able.items() if index not in flow.edges}
+    stays = BlockedError(Reason.SHARED_BN, "its module is called again in another place, and stays there")
+    return {index: stays for index, bn in able.items() if index in flow.edges and bn.site.module in lost}
+
+
+def _items(flow: Flow, able: Mapping[int, BatchNorm]) -> list[Item]:
+    """The BatchNorms that could go, those of one module together."""
+    together: dict[str, list[int]] = defaultdict(list)
+    for index, bn in able.items():
+        if index in flow.edges:
+            together[bn.site.module or bn.site.name].append(index)
+    return [Item(tuple(calls), len(calls) > 1 or calls[0] not in flow.takers) for calls in together.values()]

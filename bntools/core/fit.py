@@ -11,7 +11,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.capture import fingerprint
-from bntools.core.plan import Edit, Part, Plan, plain
+from bntools.core.plan import Edit, Host, Part, Plan, plain
 from bntools.core.untouched import untouched
 from bntools.errors import PlanError
 
@@ -29,29 +29,31 @@ def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> No
             "plan: it was made for a model with other tensors (names or shapes differ)",
             todo="give a fresh instance of the class that was folded, with the same arguments",
         )
-    expected = {k for e in plan.edits for k in keys_of(e)}
+    expected = {key for host in plan.hosts for key in keys_of(host)}
     if expected != set(tensors):
         differ = ", ".join(map(plain, sorted(expected ^ set(tensors))[:5]))
         raise PlanError(
             f"plan: the tensors that it needs and those given differ: {differ}", todo="fold the model again"
         )
+    for host in plan.hosts:
+        for problem in _problems_of_host(model, host, tensors):
+            raise PlanError(f"plan: {plain(host.path)}: {plain(problem, 300)}", todo="fold the model again")
     for edit in plan.edits:
-        for problem in _problems(model, edit, tensors):
+        for problem in _problems(model, edit):
             raise PlanError(
                 f"plan: {plain(edit.site.name)}: {plain(problem, 300)}", todo="fold the model again"
             )
 
 
-def keys_of(edit: Edit) -> Iterator[str]:
-    """The keys of the tensors that an edit changes or makes."""
-    yield edit.host.weight_key
-    if edit.host.layout != "table":
-        yield edit.host.bias_key
+def keys_of(host: Host) -> Iterator[str]:
+    """The keys of the tensors of a host that change or are made."""
+    yield host.weight_key
+    if host.bias_key:
+        yield host.bias_key
 
 
-def _problems(model: nn.Module, edit: Edit, tensors: Mapping[str, Tensor]) -> Iterator[str]:
+def _problems(model: nn.Module, edit: Edit) -> Iterator[str]:
     """What of an edit cannot be done on this model; a plan from a file may say anything."""
-    yield from _problems_of_host(model, edit, tensors)
     if not edit.removes:
         yield "it removes no BatchNorm"
     for path in edit.removes:
@@ -76,12 +78,14 @@ def _problems(model: nn.Module, edit: Edit, tensors: Mapping[str, Tensor]) -> It
         taken.add(part.name)
 
 
-def _problems_of_host(model: nn.Module, edit: Edit, tensors: Mapping[str, Tensor]) -> Iterator[str]:
-    host, weight = edit.host, tensors[edit.host.weight_key]
-    biases = bool(host.bias) + bool(host.new_bias)
-    if bool(host.weight) is bool(host.new_weight) or biases != (host.layout != "table"):
-        yield f"it names no weight or bias of {host.path or 'the model'}, or two"
+def _problems_of_host(model: nn.Module, host: Host, tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """What of a host's new tensors has no place in this model."""
+    weight = tensors[host.weight_key]
+    if bool(host.weight) is bool(host.new_weight) or (host.bias and host.new_bias):
+        yield f"it names no weight of {host.path or 'the model'}, or two, or two biases"
         return
+    if host.layout == "table" and host.bias_key:
+        yield f"a table has no bias: {host.bias_key}"
     for keys, made in ((host.weight, host.new_weight), (host.bias, host.new_bias)):
         baked = host.bake if keys is host.weight else ""
         there = [_standing(model, key, host.path if baked else None, baked) for key in keys]
@@ -97,11 +101,17 @@ def _problems_of_host(model: nn.Module, edit: Edit, tensors: Mapping[str, Tensor
             want = (
                 (like.shape, like.dtype)
                 if isinstance(like, Tensor)
-                else ((edit.site.channels,), weight.dtype)
+                else ((_channels(weight, host),), weight.dtype)
             )
             new = tensors.get(key)
             if new is not None and (new.shape, new.dtype) != want:
                 yield f"{key} should be {list(want[0])} {want[1]}, not {list(new.shape)} {new.dtype}"
+
+
+def _channels(weight: Tensor, host: Host) -> int:
+    """How many output channels a layer with that weight has."""
+    at = 1 if host.layout == "transposed" else 0
+    return weight.shape[at] * (host.groups if at else 1) if weight.ndim > at else 0
 
 
 def _standing(model: nn.Module, key: str, path: str | None = None, baked: str = "") -> Tensor | str | None:

@@ -15,7 +15,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.compute import get_tensor
 from bntools.core.fit import check_fit, keys_of, made, registered
-from bntools.core.plan import Edit, Part, Plan, plain
+from bntools.core.operator import Operator
+from bntools.core.plan import Host, Part, Plan, plain
 from bntools.core.untouched import restore
 from bntools.errors import PlanError
 
@@ -41,11 +42,10 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
     check_fit(model, plan, tensors)
     undo = _remember(model, plan)
     try:
-        for edit in plan.edits:
-            if edit.host.bake:
-                _bake(model.get_submodule(edit.host.path), edit.host.bake)
-        for edit in plan.edits:
-            _write(model, edit, tensors)
+        for path, name in dict.fromkeys((h.path, h.bake) for h in plan.hosts if h.bake):
+            _bake(model.get_submodule(path), name)
+        for host in plan.hosts:
+            _write(model, host, tensors)
         bypass_(model, plan)
     except BaseException:
         undo()
@@ -74,7 +74,10 @@ def _rest(module: nn.Module, keeps: tuple[Part, ...]) -> nn.Module:
     if not hasattr(module, "running_mean"):
         return module  # the second site of a module that has gone already
     if not keeps:
-        return nn.Identity().train(module.training)
+        nothing = nn.Identity().train(module.training)
+        if isinstance(module, Operator):  # what is below it in a program is no part of it
+            nothing._modules.update(module._modules)
+        return nothing
     rest = nn.Sequential()
     for part in keeps:
         rest.add_module(part.name, made(part) if part.op else module.get_submodule(part.name))
@@ -82,16 +85,16 @@ def _rest(module: nn.Module, keeps: tuple[Part, ...]) -> nn.Module:
     return rest
 
 
-def _write(model: nn.Module, edit: Edit, tensors: Mapping[str, Tensor]) -> None:
-    host = edit.host
+def _write(model: nn.Module, host: Host, tensors: Mapping[str, Tensor]) -> None:
     old = get_tensor(model, host.weight_key)
     weight = tensors[host.weight_key]
-    if old is None:  # a norm without a weight: it goes where its BatchNorm is
-        var = model.get_submodule(edit.removes[0]).running_var
-        weight = weight.to(var.device) if isinstance(var, Tensor) else weight
+    if old is None:  # a norm without a weight: it goes where its other tensors are
+        module = model.get_submodule(host.path)
+        near = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), weight)
+        weight = weight.to(near.device)
     for key in host.weight or (host.new_weight,):
         weight = _put(model, key, weight, like=old)
-    if host.layout == "table":
+    if not host.bias_key:
         return
     bias = tensors[host.bias_key]
     like = get_tensor(model, host.bias_key)
@@ -159,10 +162,10 @@ def _forget_loading(module: nn.Module, name: str) -> None:
 def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
     """Keep what the edits will touch; the function that it returns puts all of it back."""
     paths = {
-        key.rpartition(".")[0] for e in plan.edits for key in (*e.host.weight, *e.host.bias, *keys_of(e))
+        key.rpartition(".")[0] for host in plan.hosts for key in (*host.weight, *host.bias, *keys_of(host))
     }
     paths |= {path.rpartition(".")[0] for e in plan.edits for path in e.removes}
-    paths |= {e.host.path for e in plan.edits if e.host.bake}
+    paths |= {host.path for host in plan.hosts if host.bake}
     kept: list[tuple[nn.Module, type, dict[str, Any], list[tuple[dict[Any, Any], dict[Any, Any]]]]] = []
     for module in {id(m): m for m in map(model.get_submodule, sorted(paths))}.values():
         # The dicts stay the ones that they are: the handle of a hook holds on to its own.

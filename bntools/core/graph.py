@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from bntools.core.affine import HOSTS
 from bntools.core.calls import Call, Capture, Stored
-from bntools.core.plan import Reason
+from bntools.core.reasons import Reason
 
 
 class BlockedError(Exception):
@@ -25,6 +25,8 @@ class Graph:
     Attributes:
         made: the call that made a value, by the value's id.
         stored: the memories of parameters and buffers.
+        born: the index of the first call that made something in a memory; not what the model was given or
+        holds.
         hosts: the calls of operators in `HOSTS`, by the module that made them.
         readers, writers: the calls that read or wrote a memory, in order.
     """
@@ -43,6 +45,11 @@ class Graph:
                 self.readers[memory].append(call)
             for memory in call.writes:
                 self.writers[memory].append(call)
+        self.born: dict[int, int] = {}
+        for call in capture.calls:
+            for value in call.outputs:
+                if value.memory not in self.stored:
+                    self.born.setdefault(value.memory, call.index)
         self._first = {path: first for first, facts in capture.facts.items() for path in facts.paths}
 
     def owners(self, tensor: Stored) -> set[str]:

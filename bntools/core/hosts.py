@@ -1,42 +1,36 @@
-"""The module behind a host's call, and whether its weight and bias can take in a map."""
+"""The module behind a host's call, and whether its weight and bias can take in maps."""
 
 from __future__ import annotations
 
-from bntools.core.affine import HOSTS, HostCall
+from bntools.core.affine import HostCall
 from bntools.core.calls import Call, Stored, Value
 from bntools.core.graph import BlockedError, Graph, where
-from bntools.core.plan import Host, Reason
+from bntools.core.plan import Host
+from bntools.core.reasons import Reason
 
 
-def find_host(graph: Graph, call: Call, axis: int, channels: int, *, bake: bool) -> Host:
+def find_host(graph: Graph, call: Call, host: HostCall, *, bake: bool) -> Host:
     """The host that a call stands for.
 
     Args:
         graph: of the capture.
-        call: of an operator in `HOSTS`.
-        axis: of what it returns, along which the map to take in has its channels.
-        channels: how many.
+        call: of an operator in `bntools.core.affine.HOSTS`.
+        host: how it reads its weights.
         bake: whether a parametrised weight may be made plain.
 
+    Returns:
+        the layer; it has neither bias nor a key for one if it would not use one.
+
     Raises:
-        BlockedError: if its tensors cannot take in the map.
+        BlockedError: if its tensors cannot take in a map.
     """
-    host = HOSTS[call.op](call)
-    if host is None:
-        raise BlockedError(Reason.BLOCKED, f"{where(call)} has a weight for each element")
-    if host.axis != axis:
-        raise BlockedError(
-            Reason.OTHER_AXIS,
-            f"it normalises axis {axis} of what {where(call)} returns, whose channels are axis {host.axis}",
-        )
+    channels = call.outputs[0].shape[host.axis]
     facts = graph.capture.facts.get(call.owner)
     if facts is not None and facts.compiled:
         raise BlockedError(Reason.COMPILED, f"{where(call)} is TorchScript")
     _check_shapes(call, host, channels)
     baked, weight = _weight(graph, call, host, bake)
     bias, new_bias = _slot(graph, call, host, host.bias, "bias")
-    if host.layout == "table":
-        bias, new_bias = (), ""
     new_weight = "" if weight else _key(call.owner, "weight")
     path = (weight or bias or (f"{call.owner}.",))[0].rpartition(".")[0]
     return Host(
@@ -50,7 +44,8 @@ def _check_shapes(call: Call, host: HostCall, channels: int) -> None:
         shape = host.weight.shape
         ranks = {"vector": (1,), "table": (2,)}.get(host.layout, range(2, 6))
         at = {"transposed": 1, "table": 1}.get(host.layout, 0)
-        if len(shape) not in ranks or shape[at] * host.groups != channels:
+        groups = host.groups if host.layout == "transposed" else 1
+        if len(shape) not in ranks or shape[at] * groups != channels:
             raise BlockedError(
                 Reason.BLOCKED, f"the weight of {where(call)} has shape {list(shape)}: not a row a channel"
             )
@@ -116,9 +111,11 @@ def _slot(
                 raise BlockedError(Reason.SHARED_HOST, f"{what} is held by {graph.capture.held[key]} too")
         return tensor.keys, ""
     facts = graph.capture.facts.get(call.owner)
-    if host.layout != "table" and (facts is None or name not in facts.accepts):
+    if host.layout != "table" and facts is not None and name in facts.accepts:
+        return (), _key(call.owner, name)
+    if name == "weight":
         raise BlockedError(Reason.NO_BIAS, f"{where(call)} has no {name}, and would not use one")
-    return (), _key(call.owner, name)
+    return (), ""
 
 
 def _key(path: str, name: str) -> str:

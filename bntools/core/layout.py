@@ -6,28 +6,26 @@ perhaps with its axes in another order. Most operators compute the same on both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from bntools.core.affine import MAY_COPY, OWN_LAYOUT, PERMUTES, VIEWS
+from bntools.core.affine import HOSTS, MAY_COPY, OWN_LAYOUT, VIEWS
 from bntools.core.calls import Call, Value
 from bntools.core.graph import BlockedError, Graph, where
-from bntools.core.plan import Reason
+from bntools.core.reasons import Reason
+from bntools.core.reshapes import PERMUTES
 
 
-def check_layout(graph: Graph, way: Sequence[Call]) -> None:
+def check_layout(graph: Graph, bn: Call) -> None:
     """Refuse a fold behind which a view would fail, or a write would reach a view and not a copy.
 
     Args:
         graph: of the capture.
-        way: the call of the BatchNorm, and the operators from there back to its host.
+        bn: the call of the BatchNorm.
 
     Raises:
         BlockedError: if somebody relies on the layout.
     """
-    bn = way[0]
     came, left = bn.args["input"], bn.outputs[0]
     # An axis of size 1 has a stride that means nothing, unless it was longer on other inputs.
-    permuted = any(call.op in PERMUTES for call in way)
+    permuted = _permuted(graph, came)
     if _strides(came, all_axes=permuted) == _strides(left, all_axes=permuted):
         return
     reached = {left.id}
@@ -47,6 +45,20 @@ def check_layout(graph: Graph, way: Sequence[Call]) -> None:
                         raise BlockedError(Reason.LAYOUT, f"{what}: one memory or two by the layout")
         if call.op not in OWN_LAYOUT:
             reached.update(v.id for v in call.outputs)
+
+
+def _permuted(graph: Graph, value: Value) -> bool:
+    """Whether the axes of a value may have another order in memory than they have in the value."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        call = graph.made.get(waiting.pop().id)
+        if call is None or call.index in seen or call.op in OWN_LAYOUT or call.op in HOSTS:
+            continue
+        if call.op in PERMUTES:
+            return True
+        seen.add(call.index)
+        waiting += [r for r in call.reads() if isinstance(r, Value)]
+    return False
 
 
 def _strides(value: Value, *, all_axes: bool) -> list[int]:

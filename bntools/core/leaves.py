@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from bntools.core.names import modules_of
 
@@ -19,7 +19,7 @@ _REGISTERED = frozenset({"_parameters", "_buffers", "_modules"})
 _PLAIN = frozenset({bool, int, float, str, type(None)})
 _EMPTY = frozenset({dict, OrderedDict, set, list, tuple})
 _LEAVES = (Tensor, nn.Module, np.ndarray, np.generic, bool, int, float, complex)
-_OPAQUE = (str, bytes, type, ModuleType, torch.dtype, torch.device)
+_OPAQUE = (str, bytes, type, ModuleType, torch.dtype, torch.device, torch._ops.OpOverload, fx.Graph)
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
+from bntools.core.numbers import Maps
+from bntools.core.reasons import REMEDIES, Reason
 from bntools.errors import PlanError
 
-VERSION = 1
+VERSION = 2
 
 
 class Promise(StrEnum):
@@ -25,61 +26,17 @@ class Promise(StrEnum):
     """Another function on purpose: swap."""
 
 
-class Reason(StrEnum):
-    """Why a site is not folded: a closed list. `REMEDIES` says what can be done about each."""
+class Side(StrEnum):
+    """Where the layers are that take a BatchNorm in."""
 
-    TRAINING = "training"
-    NO_STATISTICS = "no-statistics"
-    BAD_STATISTICS = "bad-statistics"
-    UNREACHED = "unreached"
-    UNRECOGNISED = "unrecognised"
-    NOT_CAPTURED = "not-captured"
-    NO_MODULE = "no-module"
-    SUBCLASS = "subclass"
-    HOOKED = "hooked"
-    NO_HOST = "no-host"
-    BLOCKED = "blocked"
-    OTHER_AXIS = "other-axis"
-    READ_ELSEWHERE = "read-elsewhere"
-    RETURNED = "returned"
-    WRITTEN_IN_PLACE = "written-in-place"
-    SHARED_HOST = "shared-host"
-    SHARED_BN = "shared-bn"
-    COMPUTED_WEIGHT = "computed-weight"
-    PARAMETRISED = "parametrised"
-    COMPILED = "compiled"
-    NO_BIAS = "no-bias"
-    LAYOUT = "layout"
-    UNSUPPORTED_TYPE = "unsupported-type"
-    OVERFLOW = "overflow"
-
-
-REMEDIES: Mapping[Reason, str] = {
-    Reason.TRAINING: "call model.eval() first: in training mode a BatchNorm normalises by the batch",
-    Reason.NO_STATISTICS: "without running statistics it normalises by the batch even in eval",
-    Reason.BAD_STATISTICS: "recalibrate its statistics before folding",
-    Reason.UNREACHED: "give inputs that reach it, or remove it from the model",
-    Reason.UNRECOGNISED: "replace it by torch.nn.BatchNorm with the same statistics",
-    Reason.NOT_CAPTURED: "give inputs that the model runs on",
-    Reason.NO_MODULE: "call BatchNorm through a module of its own",
-    Reason.SUBCLASS: "split its extra steps off into modules of their own",
-    Reason.HOOKED: "remove the hook before folding",
-    Reason.NO_HOST: "nothing in front of it has weights that could take it in",
-    Reason.BLOCKED: "an affine map does not pass through that operator",
-    Reason.OTHER_AXIS: "transpose, so that the layer's outputs are the BatchNorm's channels",
-    Reason.READ_ELSEWHERE: "the other reader needs the values from before the BatchNorm",
-    Reason.RETURNED: "the caller gets the values from before the BatchNorm",
-    Reason.WRITTEN_IN_PLACE: "use the out-of-place form of that operator",
-    Reason.SHARED_HOST: "give each call a layer of its own",
-    Reason.SHARED_BN: "give each call a BatchNorm of its own",
-    Reason.COMPUTED_WEIGHT: "replace the layer by a plain one that holds the computed weight",
-    Reason.PARAMETRISED: "bake the parametrization: --bake-parametrizations, or bake=True",
-    Reason.COMPILED: "fold the module that was compiled, and compile the result",
-    Reason.NO_BIAS: "give the layer a bias of zeros that its forward uses",
-    Reason.LAYOUT: "call reshape there instead of view",
-    Reason.UNSUPPORTED_TYPE: "fold before quantising or casting to that type",
-    Reason.OVERFLOW: "fold in a wider dtype",
-}
+    UPSTREAM = "upstream"
+    """In front of it: they make what it reads."""
+    DOWNSTREAM = "downstream"
+    """Behind it: they read what it returns."""
+    BOTH = "both"
+    """On either side, where the values have other readers or makers too."""
+    SIBLING = "sibling"
+    """Beside it: they read the same values, and a sum adds up what they return."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +81,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The layer that takes the map in.
+    """A layer that takes maps in.
 
     Args:
         path: the module's path.
@@ -136,6 +93,8 @@ class Host:
         new_weight, new_bias: the key to make one under where there is none.
         bake: the parametrised tensor of the module to make plain first, or empty.
         call: which call of the host it is, so that a host called twice takes its maps once.
+        rows: the sites whose maps it takes in on its output channels.
+        columns: the sites whose maps it takes in on its input channels.
     """
 
     path: str
@@ -148,6 +107,8 @@ class Host:
     new_bias: str = ""
     bake: str = ""
     call: int = 0
+    rows: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
 
     @property
     def weight_key(self) -> str:
@@ -160,20 +121,20 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A site that folds into the layer in front of it.
+    """A site that goes.
 
     Args:
         site: the call.
-        host: the layer that takes it in.
-        reads: the keys of its γ, β, μ and σ²; empty where it has none.
-        through: the operators between the two, from the site back.
+        side: where the layers are that take it in.
+        into: their paths.
+        through: the operators between it and them.
         removes: every path of the BatchNorm module that disappears.
         keeps: what the module does besides, in order; empty for a plain BatchNorm.
     """
 
     site: Site
-    host: Host
-    reads: tuple[str, str, str, str] = ("", "", "", "")
+    side: Side = Side.UPSTREAM
+    into: tuple[str, ...] = ()
     through: tuple[str, ...] = ()
     removes: tuple[str, ...] = ()
     keeps: tuple[Part, ...] = ()
@@ -186,12 +147,14 @@ class Refusal:
     Args:
         site: the call, or the module that no call reached.
         reason: one of a closed list.
-        detail: one sentence with the names of what is in the way.
+        detail: one sentence with the names of what is in the way in front of it, or on either side.
+        behind: the same for what is behind it; empty if it could go there, or if that was not asked.
     """
 
     site: Site
     reason: Reason
     detail: str
+    behind: str = ""
 
     @property
     def remedy(self) -> str:
@@ -207,16 +170,20 @@ class Plan:
         verb: what made the plan.
         edits, refusals: in order of execution.
         fingerprint: of the model that it was made for, see `bntools.core.capture.fingerprint`.
+        hosts: the layers whose tensors change.
         notes: what the reader should know about how it was made.
         promise: what holds after the edits.
+        maps: the numbers behind it; None in a plan that comes from a file.
     """
 
     verb: str
     edits: tuple[Edit, ...]
     refusals: tuple[Refusal, ...]
     fingerprint: str
+    hosts: tuple[Host, ...] = ()
     notes: tuple[str, ...] = ()
     promise: Promise = Promise.SAME
+    maps: Maps | None = field(default=None, compare=False, repr=False)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -226,9 +193,9 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as one line of JSON with sorted keys: equal plans give equal text."""
-        return json.dumps(
-            {"version": VERSION, **dataclasses.asdict(self)}, sort_keys=True, separators=(",", ":")
-        )
+        content = dataclasses.asdict(dataclasses.replace(self, maps=None))
+        del content["maps"]
+        return json.dumps({"version": VERSION, **content}, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -256,7 +223,7 @@ def _value(kind: Any, raw: Any, at: str) -> Any:
     """What *raw* stands for in a field of type *kind*; anything but that is an error that names the field."""
     of = get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(raw, dict):
-        types = get_type_hints(kind)
+        types = {name: hint for name, hint in get_type_hints(kind).items() if name != "maps"}
         if types.keys() != raw.keys():
             raise ValueError(f"{at} has other fields: {', '.join(sorted(types.keys() ^ raw.keys())[:3])}")
         return cast(Any, kind)(**{name: _value(types[name], raw[name], f"{at}.{name}") for name in types})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor, nn
 
+from bntools.core.calls import Capture
 from bntools.core.capture import capture, check_eager, fingerprint, module_sites
 from bntools.core.compute import fold_tensors
 from bntools.core.example import Example
 from bntools.core.find import find_folds
-from bntools.core.plan import Plan, Reason, Refusal
+from bntools.core.plan import Plan, Refusal
+from bntools.core.reasons import Reason
 from bntools.errors import CaptureError
 
 
@@ -28,10 +32,10 @@ def plan_folds(model: nn.Module, example: Example, *, bake: bool = False) -> tup
 
     Example:
         >>> import torch
-        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.BatchNorm1d(3)).eval()
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid(), nn.BatchNorm1d(3)).eval()
         >>> plan, _ = plan_folds(net, Example((torch.ones(2, 4),)))
         >>> plan.refusals[0].detail
-        'relu in 1 stands in front of it'
+        'sigmoid in 1 stands in front of it'
     """
     check_eager(model)
     try:
@@ -39,10 +43,22 @@ def plan_folds(model: nn.Module, example: Example, *, bake: bool = False) -> tup
     except CaptureError as error:
         refusals = tuple(Refusal(s, Reason.NOT_CAPTURED, error.message) for s in module_sites(model))
         return Plan("fold", (), refusals, fingerprint(model)), {}
-    plan = find_folds(captured, bake=bake)
-    tensors, overflowing = fold_tensors(model, plan)
-    if overflowing:
-        refuse = dict.fromkeys(overflowing, (Reason.OVERFLOW, "the folded weights overflow their type"))
-        plan = find_folds(captured, bake=bake, refuse=refuse)
-        tensors, _ = fold_tensors(model, plan)
-    return plan, tensors
+    return plan_of(model, captured, bake=bake)
+
+
+def plan_of(
+    model: nn.Module, captured: Capture, *, bake: bool = False, watch: Collection[str] = ()
+) -> tuple[Plan, dict[str, Tensor]]:
+    """`plan_folds` for a model that has been captured.
+
+    Args:
+        model, captured: the model, and one run of it.
+        bake, watch: as in `bntools.core.find.find_folds`.
+    """
+    refuse: dict[str, tuple[Reason, str]] = {}
+    while True:
+        plan = find_folds(captured, bake=bake, refuse=refuse, watch=watch)
+        tensors, overflowing = fold_tensors(model, plan)
+        if not overflowing:
+            return plan, tensors
+        refuse.update(dict.fromkeys(overflowing, (Reason.OVERFLOW, "the folded weights overflow their type")))

@@ -14,20 +14,12 @@ from bntools.core.compute import fold_tensors, get_tensor
 from bntools.core.exact import exact_copy
 from bntools.core.example import Example
 from bntools.core.graft import bypass_, graft_
-from bntools.core.names import tensors_of
+from bntools.core.names import modules_of, tensors_of
+from bntools.core.numbers import Seen
+from bntools.core.observe import Observation, agreement, difference, distance, observe
 from bntools.core.plan import Plan
 from bntools.core.trials import trials
-from bntools.core.verify import (
-    TOLERANCE,
-    Observation,
-    Report,
-    Verdict,
-    agreement,
-    compare,
-    difference,
-    distance,
-    observe,
-)
+from bntools.core.verify import TOLERANCE, Report, Verdict, compare
 from bntools.errors import CaptureError
 
 _CHAOS = TOLERANCE / 100
@@ -70,9 +62,8 @@ class Proof:
         error, noise = _worst(shipped, self.exact), _worst(self.shipped, self.exact)
         report = replace(report, shipped_error=error, noise=noise, agreement=min(known) if known else None)
         if off:
-            site = next(
-                e.site.name for e in self.plan.edits if off[0] in (e.host.weight_key, e.host.bias_key)
-            )
+            hosts = (h for h in self.plan.hosts if off[0] in (h.weight_key, h.bias_key))
+            site = next((name for host in hosts for name in (*host.rows, *host.columns)), "")
             why = f"{off[0]} is not the tensor that was proven right"
             return replace(report, verdict=Verdict.FAILED, broken=site, why=why)
         if not math.isfinite(error) and math.isfinite(noise):
@@ -81,21 +72,52 @@ class Proof:
         return report
 
 
-def prove(model: nn.Module, plan: Plan, example: Example, progress: Callable[[str], None]) -> Proof:
-    """Measure in float64 what a plan does to a model, which is only copied.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be done to a model, so that it can be tried on a copy.
+
+    Args:
+        plan: what was decided.
+        seen: for each edited site, what must stand where afterwards.
+        make: does it in place, with numbers of the model's own dtype, and returns the new tensors by key.
+        forget: takes the BatchNorms out, and does nothing else.
+    """
+
+    plan: Plan
+    seen: Mapping[str, Seen]
+    make: Callable[[nn.Module], Mapping[str, Tensor]]
+    forget: Callable[[nn.Module], None]
+
+
+def change_of(plan: Plan) -> Change:
+    """To graft a plan."""
+    assert plan.maps is not None
+
+    def make(model: nn.Module) -> Mapping[str, Tensor]:
+        tensors, _ = fold_tensors(model, plan)
+        graft_(model, plan, tensors)
+        return tensors
+
+    seen = {e.site.name: plan.maps.seen[e.site.name] for e in plan.edits}
+    return Change(plan, seen, make, lambda model: bypass_(model, plan))
+
+
+def prove(model: nn.Module, change: Change, example: Example, progress: Callable[[str], None]) -> Proof:
+    """Measure in float64 what a change does to a model, which is only copied.
 
     Args:
         model: the original.
-        plan: made for it.
+        change: made for it.
         example: the input that was given; redraws of it are tried as well.
         progress: told the name of each step.
 
     Raises:
         CaptureError: if the model cannot be copied, or does not run in float64.
     """
-    last = {e.host.call: e.site.name for e in plan.edits}
-    sites = {e.site.name: last[e.host.call] for e in plan.edits}
-    taps = [e.site.module for e in plan.edits if e.site.module is not None]
+    plan = change.plan
+    own = [edit.site.module for edit in plan.edits if edit.site.module is not None]
+    modules = dict(modules_of(model))
+    taps = list(dict.fromkeys([*own, *(seen.tap for seen in change.seen.values() if seen.tap in modules)]))
     before: list[Observation] = []
     shipped: list[Observation] = []
     done: list[Example] = []
@@ -103,7 +125,7 @@ def prove(model: nn.Module, plan: Plan, example: Example, progress: Callable[[st
     twin = exact_copy(model)
     for trial in trials(example):
         try:
-            own, double = observe(model, trial, double=False), observe(twin, trial, taps=taps)
+            plain, double = observe(model, trial, double=False), observe(twin, trial, taps=taps)
         except Exception as error:
             if trial is not example:
                 continue  # a model may be made for one batch size
@@ -111,29 +133,28 @@ def prove(model: nn.Module, plan: Plan, example: Example, progress: Callable[[st
                 f"the model does not run in float64 on the CPU: {type(error).__name__}: {first_line(error)}",
                 todo="fold without the proof: --no-verify, or verify=False",
             ) from error
-        shipped.append(own)
+        shipped.append(plain)
         before.append(double)
         done.append(trial)
+    progress("running it without its BatchNorms")
+    change.forget(twin)
+    bypassed = _or_nothing(twin, example)
     progress("folding in float64")
-    tensors, _ = fold_tensors(twin, plan)
-    undo = graft_(twin, plan, tensors)
+    twin = exact_copy(model)
+    tensors = change.make(twin)
     try:
         after = [observe(twin, trial, taps=taps) for trial in done]
     except Exception as error:  # code that asks a BatchNorm for its attributes finds another module there
         return Proof(plan, _does_not_run(error, done), tensors, done, before, shipped)
-    undo()
-    progress("running it without its BatchNorms")
-    bypass_(twin, plan)
-    bypassed = _or_nothing(twin, example)
     del twin
-    report = compare(before, after, bypassed, sites)
+    report = compare(before, after, bypassed, change.seen)
     if report.verdict is Verdict.FAILED:
         progress("measuring how far rounding carries")
         moves = _sensitivity(model, done, before, taps)
         kept = [i for i, move in enumerate(moves) if i == 0 or move <= _CHAOS]
         before, after, shipped = ([runs[i] for i in kept] for runs in (before, after, shipped))
         done = [done[i] for i in kept]
-        report = _doubted(compare(before, after, bypassed, sites), moves[0])
+        report = _doubted(compare(before, after, bypassed, change.seen), moves[0])
     return Proof(plan, replace(report, inputs=_named(done)), tensors, done, before, shipped)
 
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.calls import Call, Capture, ModuleCall, Stored, Value
-from bntools.core.plan import Part, Reason, Refusal, Site
+from bntools.core.plan import Part, Refusal, Site
+from bntools.core.reasons import Reason
 
 _TRAINING = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 
@@ -25,6 +26,7 @@ class BatchNorm:
         paths: of the module that owns the call, all of them; none if it has no module.
         keeps: what that module does behind the operator.
         refusal: why it cannot be folded whatever stands around it, or None.
+        module: the call of that module, None if it has none.
     """
 
     site: Site
@@ -32,6 +34,16 @@ class BatchNorm:
     paths: tuple[str, ...] = ()
     keeps: tuple[Part, ...] = ()
     refusal: Refusal | None = None
+    module: ModuleCall | None = None
+
+    @property
+    def returned(self) -> Value:
+        """What its module returned."""
+        return (
+            self.module.outputs[0]
+            if self.module is not None and self.module.outputs
+            else self.call.outputs[0]
+        )
 
     @property
     def slots(self) -> tuple[Stored | Value | None, ...]:
@@ -42,11 +54,6 @@ class BatchNorm:
     def tensors(self) -> list[Stored]:
         """Those of them that it has."""
         return [t for t in self.slots if isinstance(t, Stored)]
-
-    @property
-    def maps(self) -> tuple[object, ...]:
-        """Two BatchNorms with equal *maps* compute the same ``y = s·x + t``."""
-        return (*(t.keys if isinstance(t, Stored) else None for t in self.slots), self.call.args["eps"])
 
 
 def find_sites(capture: Capture) -> tuple[tuple[BatchNorm, ...], tuple[Refusal, ...]]:
@@ -101,11 +108,14 @@ def _site(call: Call, capture: Capture, names: Counter[str], index: _Index) -> B
     )
     keeps: tuple[Part, ...] = ()
     refusal = _unfit(site, call, capture)
+    module = (
+        next((m for m in index.modules[call.owner] if m.start <= call.index < m.end), None) if own else None
+    )
     if refusal is None and path is not None:
-        kept = _keeps(call, index)
+        kept = _keeps(call, module, index)
         keeps = kept if isinstance(kept, tuple) else ()
         refusal = Refusal(site, Reason.SUBCLASS, kept) if isinstance(kept, str) else None
-    return BatchNorm(site, call, facts.paths if facts and own else (), keeps, refusal)
+    return BatchNorm(site, call, facts.paths if facts and own else (), keeps, refusal, module)
 
 
 def _unfit(site: Site, call: Call, capture: Capture) -> Refusal | None:
@@ -137,9 +147,8 @@ def _unfit(site: Site, call: Call, capture: Capture) -> Refusal | None:
     return None
 
 
-def _keeps(call: Call, known: _Index) -> tuple[Part, ...] | str:
+def _keeps(call: Call, module: ModuleCall | None, known: _Index) -> tuple[Part, ...] | str:
     """What the module does behind its BatchNorm, as parts in a row; a sentence if it is no row."""
-    module = next((m for m in known.modules[call.owner] if m.start <= call.index < m.end), None)
     if module is None or len(module.outputs) != 1:
         return "its module returns something else than one tensor"
     if not module.plain:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bntools.core.atomic import replacing
 from bntools.core.capture import first_line
 from bntools.core.exact import copied
+from bntools.core.fit import keys_of
 from bntools.core.graft import graft_
 from bntools.core.plan import Plan, plain
 from bntools.core.sniff import Kind, sniff
@@ -120,7 +121,7 @@ def write_artefact(model: nn.Module, plan: Plan, path: Path, *, name: str) -> No
     """
     saved = model.state_dict(keep_vars=True)
     odd = [key for key, value in saved.items() if not isinstance(value, Tensor)]
-    hosts = {key for e in plan.edits for key in (e.host.weight_key, e.host.bias_key) if key}
+    hosts = {key for host in plan.hosts for key in keys_of(host)}
     if odd or hosts - saved.keys():
         why = f"{odd[0]} is no tensor" if odd else f"{min(hosts - saved.keys())} is not in the state dict"
         raise UsageError(f"{name}: {why}", todo="write to .pt")
@@ -227,7 +228,7 @@ def replay(
 def apply(artefact: Artefact, model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """`replay` for an artefact that is already in memory."""
     target = model if inplace else copied(model)
-    needed = {k for e in artefact.plan.edits for k in (e.host.weight_key, e.host.bias_key)}
+    needed = {key for host in artefact.plan.hosts for key in keys_of(host)}
     undo = graft_(target, artefact.plan, {k: t for k, t in artefact.tensors.items() if k in needed})
     kept: list[tuple[Tensor, Tensor]] = []
     try:

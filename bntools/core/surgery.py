@@ -13,7 +13,7 @@ from bntools.core.exact import copied
 from bntools.core.example import Example
 from bntools.core.graft import graft_
 from bntools.core.plan import Plan
-from bntools.core.proof import prove
+from bntools.core.proof import change_of, prove
 from bntools.core.verify import Report, Verdict
 from bntools.errors import PromiseError
 
@@ -62,7 +62,7 @@ def operate(
     if not plan.edits:
         report = Report(Verdict.SKIPPED, why="nothing was changed")
         return Surgery(model if inplace else copied(model), plan, report, example)
-    proof = prove(model, plan, example, progress) if verify else None
+    proof = prove(model, change_of(plan), example, progress) if verify else None
     target = model if inplace else copied(model, _replaced(model, plan))
     progress("folding")
     undo = graft_(target, plan, tensors)
@@ -85,5 +85,5 @@ def operate(
 
 def _replaced(model: nn.Module, plan: Plan) -> dict[int, Any]:
     """The tensors that a copy need not copy, since the graft puts others in their place."""
-    keys = {key for e in plan.edits for key in (*e.host.weight, *e.host.bias) if not e.host.bake}
+    keys = {key for host in plan.hosts for key in (*host.weight, *host.bias) if not host.bake}
     return {id(t): t for t in (get_tensor(model, key) for key in keys) if t is not None}

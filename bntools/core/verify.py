@@ -9,28 +9,21 @@ place. A check that would not have seen the BatchNorms disappear proves nothing:
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bntools.core.exact import exact, in_float64
-from bntools.core.example import Example
-from bntools.core.leaves import values_of
-from bntools.core.untouched import untouched
+from bntools.core.numbers import Seen
+from bntools.core.observe import Observation, Sample, difference, difference_of, largest
 
 TOLERANCE = 1e-8
 """The largest difference in float64, as a share of the largest reference value, that rounding can explain."""
 POWER = 10 * TOLERANCE
 """A check has power if bypassing the edited layers would have moved the values by more than this."""
-_SAMPLE = 1 << 16
-_MASK = 1e4
-"""Equal values that are this large, and this much larger than all that differ, say nothing of their scale."""
 
 
 class Verdict(StrEnum):
@@ -40,34 +33,6 @@ class Verdict(StrEnum):
     FAILED = "failed"
     INCONCLUSIVE = "inconclusive"
     SKIPPED = "skipped"
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Some of the values that a module returned, evenly spread, with their scale.
-
-    Args:
-        values: at most 65 536 of them.
-        scale: the largest absolute value of all of them.
-        power: how far a module that did nothing would have been off, as a share of the scale.
-    """
-
-    values: Tensor
-    scale: float
-    power: float
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What one run returned, and what its taps saw.
-
-    Args:
-        outputs: every tensor of the result, on the CPU.
-        taps: by path, with ``#2`` for a second call.
-    """
-
-    outputs: tuple[Tensor, ...]
-    taps: Mapping[str, Sample] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,119 +75,11 @@ class Report:
     why: str = ""
 
 
-def observe(
-    model: nn.Module, example: Example, *, taps: Sequence[str] = (), double: bool = True
-) -> Observation:
-    """Run *model* once, leaving no trace on it.
-
-    Args:
-        model: for ``double``, one from `bntools.core.exact.exact_copy`.
-        example: the call; converted for ``double``.
-        taps: paths of modules to sample.
-        double: compute in float64.
-    """
-    samples: dict[str, Sample] = {}
-    calls: Counter[str] = Counter()
-    with ExitStack() as stack:
-        stack.enter_context(untouched(model))
-        for path in dict.fromkeys(taps):
-            hook = _tap(path, samples, calls)
-            stack.callback(model.get_submodule(path).register_forward_hook(hook, with_kwargs=True).remove)
-        if double:
-            stack.enter_context(in_float64())
-        result = (example.map(exact) if double else example.fresh())(model)
-    leaves = (t.detach() if t.layout is torch.strided else t.detach().to_dense() for t in values_of(result))
-    return Observation(tuple(t.cpu() for t in leaves), samples)
-
-
-def _tap(path: str, samples: dict[str, Sample], calls: Counter[str]) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        calls[path] += 1
-        name = path if calls[path] == 1 else f"{path}#{calls[path]}"
-        if not isinstance(out, Tensor):
-            return
-        out, count = out.detach(), out.numel()
-        # Drawn at random, since steps of equal length could pass by the same channels each time.
-        drawn = torch.Generator("cpu").manual_seed(0)
-        at = torch.arange(count, device="cpu")
-        if count > _SAMPLE:
-            at = torch.randint(count, (_SAMPLE,), generator=drawn, device="cpu")
-        scale = _largest(out)
-        power = 0.0
-        for came in (*args, *kwargs.values()):
-            if isinstance(came, Tensor) and came.shape == out.shape:
-                power = _share(_largest(out - came), scale)
-        samples[name] = Sample(out.flatten()[at.to(out.device)].clone(), scale, power)
-
-    return hook
-
-
-def _largest(values: Tensor) -> float:
-    """The largest absolute value of those that are finite."""
-    finite = values[values.isfinite()]
-    return float(finite.abs().max()) if finite.numel() else 0.0
-
-
-def difference(a: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """``max|a − reference| / max|reference|``, the worst of all outputs; infinite if they cannot be compared.
-
-    Values that are not finite must be so at the same places, and outputs that are no floats must be equal.
-    """
-    if len(a) != len(reference):
-        return math.inf
-    return max((_difference(x, r) for x, r in zip(a, reference, strict=True)), default=0.0)
-
-
-def distance(run: Observation, reference: Observation) -> float:
-    """The worst difference of two runs, at the outputs and at every tap that both saw."""
-    at_taps = (
-        _difference(sample.values, known.values, known.scale)
-        for name, sample in run.taps.items()
-        if (known := reference.taps.get(name)) is not None
-    )
-    return max([difference(run.outputs, reference.outputs), *at_taps])
-
-
-def _difference(x: Tensor, reference: Tensor, scale: float | None = None) -> float:
-    if x.shape != reference.shape:
-        return math.inf
-    if not (reference.is_floating_point() or reference.is_complex()):
-        return 0.0 if torch.equal(x, reference) else math.inf
-    if not (x.is_floating_point() or x.is_complex()):
-        return math.inf
-    wide = torch.complex128 if reference.is_complex() else torch.float64
-    x, reference = x.to(wide), reference.to(wide)
-    finite = reference.isfinite()
-    if not torch.equal(finite, x.isfinite()):
-        return math.inf
-    if not finite.any():
-        return 0.0
-    x, reference = x[finite], reference[finite]
-    delta = float((x - reference).abs().max())
-    return _share(delta, _scale(x, reference) if scale is None else scale)
-
-
-def _scale(x: Tensor, reference: Tensor) -> float:
-    """The largest reference value, unless it is a constant that masks: -1e9 would hide every difference."""
-    largest = float(reference.abs().max())
-    if largest >= _MASK:
-        moved = _largest(reference[x != reference])
-        if 0 < moved <= largest / _MASK:
-            return moved
-    return largest
-
-
-def _share(delta: float, scale: float) -> float:
-    if math.isnan(delta):
-        return math.inf
-    return 0.0 if delta == 0 else delta / scale if scale > 0 else math.inf
-
-
 def compare(
     before: Sequence[Observation],
     after: Sequence[Observation],
     bypassed: Observation,
-    sites: Mapping[str, str],
+    sites: Mapping[str, Seen],
 ) -> Report:
     """Judge a fold by runs in float64 on the same inputs.
 
@@ -231,8 +88,7 @@ def compare(
         after: the folded model.
         bypassed: the original without its BatchNorms on the first input, which shows what a difference
             looks like.
-        sites: the edited sites in order of execution, each with the tap at which its fold must show: its
-            own, or that of the last of several that fold into one host.
+        sites: the edited sites in order of execution, each with what must stand where.
 
     Returns:
         ``failed`` if outputs or a site differ by more than `TOLERANCE`; ``inconclusive`` if nothing differs
@@ -241,7 +97,7 @@ def compare(
     pairs = list(zip(before, after, strict=True))
     error = max((difference(a.outputs, b.outputs) for b, a in pairs), default=0.0)
     power = difference(bypassed.outputs, before[0].outputs)
-    checks = tuple(_check(name, tap, pairs) for name, tap in sites.items())
+    checks = tuple(_check(name, seen, pairs) for name, seen in sites.items())
     broken = next((c.name for c in checks if c.error > TOLERANCE), "")
     weak = [c.name for c in checks if c.power <= POWER]
     verdict, why = Verdict.PASSED, ""
@@ -264,23 +120,31 @@ def compare(
     return Report(verdict, error, TOLERANCE, power, checks, broken=broken, why=why)
 
 
-def _check(name: str, tap: str, pairs: Sequence[tuple[Observation, Observation]]) -> SiteCheck:
+def _check(name: str, seen: Seen, pairs: Sequence[tuple[Observation, Observation]]) -> SiteCheck:
     error = power = 0.0
     for before, after in pairs:
-        old, new, own = before.taps.get(tap), after.taps.get(tap), before.taps.get(name)
+        old, new, own = before.taps.get(seen.tap), after.taps.get(seen.tap), before.taps.get(name)
         if old is None and new is None:  # a path that these inputs do not take
             continue
-        if old is None or new is None:
+        if old is None or new is None or old.shape != new.shape:
             return SiteCheck(name, math.inf, power)
-        error = max(error, _difference(new.values, old.values, old.scale))
+        stands, size = _stands(old, seen)
+        known = ~stands.isnan() | old.values.isnan()
+        error = max(error, difference_of(new.values[known], stands[known], size))
         power = max(power, own.power if own is not None else 0.0)
     return SiteCheck(name, error, power)
 
 
-def agreement(a: Sequence[Tensor], b: Sequence[Tensor]) -> float | None:
-    """The share of rows of the first output whose largest entry is at the same place."""
-    if not a or not b or a[0].ndim < 2 or a[0].shape != b[0].shape or a[0].shape[1] < 2:
-        return None
-    if not a[0].numel() or a[0].isnan().any():
-        return None
-    return float((a[0].argmax(1) == b[0].argmax(1)).double().mean())
+def _stands(sample: Sample, seen: Seen) -> tuple[Tensor, float]:
+    """``s·x + t`` for the values of a sample, and how large its terms are: they may cancel."""
+    if seen.s.size == 1 and seen.s.flat[0] == 1 and seen.t.flat[0] == 0:
+        return sample.values, sample.scale
+    places = np.unravel_index(sample.at.numpy(), sample.shape)
+
+    def numbers(of: np.ndarray) -> Tensor:
+        aligned = of.reshape((1,) * (len(sample.shape) - of.ndim) + of.shape)
+        index = tuple(np.minimum(place, n - 1) for place, n in zip(places, aligned.shape, strict=True))
+        return torch.from_numpy(np.ascontiguousarray(aligned[index])).to(sample.values.device)
+
+    scaled, shift = sample.values * numbers(seen.s), numbers(seen.t)
+    return scaled + shift, largest(scaled) + largest(shift)

@@ -43,7 +43,7 @@ def inspect(model: nn.Module, inputs: Any = None) -> Census:
 
     Example:
         >>> import torch
-        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.BatchNorm2d(2)).eval()
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid(), nn.BatchNorm2d(2)).eval()
         >>> census = inspect(net, torch.ones(1, 1, 5, 5))
         >>> [(r.site.name, r.reason.value) for r in census.plan.refusals]
         [('2', 'blocked')]

@@ -166,7 +166,8 @@ def test_markdown_has_a_row_for_each_site(run: Run, saved: Saved) -> None:
     rows = [line for line in ran.out.splitlines() if line.startswith("|")]
     assert rows[2:] == [
         "| `1` | BatchNorm2d | 4 | `0` (conv2d) |",
-        "| `3` | BatchNorm2d | 4 | blocked: relu in 2 stands in front of it |",
+        "| `3` | BatchNorm2d | 4 | blocked: relu in 2 stands in front of it, and passes no "
+        "negative scale; what it returns is returned |",
     ]
     assert "Written: `" in ran.out
 

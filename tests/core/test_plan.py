@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import bntools as bn
 from bntools.core import store
-from bntools.core.plan import Plan, Reason
+from bntools.core.plan import Plan
+from bntools.core.reasons import Reason
 from tests.golden import make
-from tests.must_fold import CASES, Case
+from tests.must_fold import CASES, Case, finished
 from tests.season import season
 
 
@@ -27,7 +28,7 @@ def any_of(kind: Any) -> st.SearchStrategy[Any]:
     """Values of the type that a field declares."""
     of = get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        fields = {name: any_of(hint) for name, hint in get_type_hints(kind).items()}
+        fields = {name: any_of(hint) for name, hint in get_type_hints(kind).items() if name != "maps"}
         return st.builds(kind, **fields)
     if get_origin(kind) is tuple:
         return (
@@ -53,12 +54,12 @@ def test_a_plan_survives_json(plan: Plan) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_plans_of_real_folds_survive_json(case: Case) -> None:
     model = case.build() if case.name == "frozen-bn-in-training-model" else case.build().eval()
-    plan = bn.fold(season(model), case.inputs, bake=case.bake).plan
+    plan = bn.fold(finished(season(model)), case.inputs, bake=case.bake).plan
     again = Plan.from_json(plan.to_json())
     assert again == plan
     assert again.sites == plan.sites
     assert hash(again) == hash(plan)
-    assert json.loads(plan.to_json())["version"] == 1
+    assert json.loads(plan.to_json())["version"] == 2
 
 
 def test_every_reason_survives_and_has_a_remedy() -> None:
@@ -73,7 +74,7 @@ def test_sites_are_in_order_of_execution() -> None:
     def site(name: str, at: int | None) -> bn.Site:
         return bn.Site(name, name, "BatchNorm2d", 4, 1e-5, at=at)
 
-    edits = (bn.Edit(site("c", 3), _host()), bn.Edit(site("a", 0), _host()))
+    edits = (bn.Edit(site("c", 3)), bn.Edit(site("a", 0)))
     refusals = tuple(bn.Refusal(site(n, at), Reason.BLOCKED, "") for n, at in (("z", None), ("b", 2)))
     assert [s.name for s in Plan("fold", edits, refusals, "").sites] == ["a", "b", "c", "z"]
 

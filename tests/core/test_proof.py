@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import bntools as bn
-from bntools.core import compute
+from bntools.core import maps
 from bntools.core.algebra import affine_of
 from bntools.core.example import Example
 from bntools.core.trials import trials
@@ -46,7 +46,7 @@ def test_an_input_that_amplifies_rounding_is_inconclusive() -> None:
 
 @pytest.mark.parametrize("always", [True, False])
 def test_a_fault_is_found_there_too(always: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compute, "affine_of", lambda g, b, m, v, eps: affine_of(g * 1.01, b, m, v, eps))
+    monkeypatch.setattr(maps, "affine_of", lambda g, b, m, v, eps: affine_of(g * 1.01, b, m, v, eps))
     with pytest.raises(bn.PromiseError):
         bn.fold(season(Chaotic(always=always).eval()), inputs())
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import bntools as bn
 from bntools.core import store
 from bntools.core.example import Example
-from tests.must_fold import CASES, Apply, Case, x
+from tests.must_fold import CASES, Apply, Case, finished, x
 from tests.season import season
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
@@ -29,14 +29,15 @@ def prepared(case: Case, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = case.build()
-    return season(model if case.name == "frozen-bn-in-training-model" else model.eval(), seed)
+    return finished(season(model if case.name == "frozen-bn-in-training-model" else model.eval(), seed))
 
 
 def net(dtype: torch.dtype = torch.float32, seed: int = 0, width: int = 4) -> nn.Sequential:
     """Two BatchNorms of which one folds, and a linear layer that nothing folds into."""
     torch.manual_seed(seed)
     layers = (nn.Conv2d(3, width, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.BatchNorm2d(width))
-    return season(nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * width, 2)).eval(), seed).to(dtype)
+    head = nn.Sequential(nn.Tanh(), nn.Flatten())
+    return season(nn.Sequential(*layers, head, nn.Linear(16 * width, 2)).eval(), seed).to(dtype)
 
 
 IMAGE = x(2, 3, 6, 6)

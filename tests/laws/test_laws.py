@@ -124,8 +124,10 @@ def test_folding_twice_changes_nothing(recipe: Recipe, dtype: torch.dtype) -> No
     once = bn.fold(built(recipe, dtype=dtype), x)
     twice = bn.fold(once.model, x)
     assert not twice.plan.edits
-    refused = {(r.site.name, r.reason) for r in once.plan.refusals}
-    assert {(r.site.name, r.reason) for r in twice.plan.refusals} == refused
+    # Where a BatchNorm has gone, another neighbour may be the first in the way.
+    assert {r.site.name for r in twice.plan.refusals} == {r.site.name for r in once.plan.refusals}
+    if not once.plan.edits:
+        assert twice.plan.refusals == once.plan.refusals
     one, two = once.model.state_dict(), twice.model.state_dict()
     assert list(one) == list(two)
     assert all(bits(one[key]) == bits(two[key]) for key in one)

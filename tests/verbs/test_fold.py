@@ -13,7 +13,7 @@ import bntools as bn
 from bntools.core.capture import fingerprint
 from tests.must_fold import CASES as MUST
 from tests.must_fold import Case as Must
-from tests.must_fold import x
+from tests.must_fold import finished, x
 from tests.must_not_fold import CASES as MUST_NOT
 from tests.must_not_fold import Case as MustNot
 from tests.season import season
@@ -50,12 +50,7 @@ def prepared(case: Must | MustNot) -> nn.Module:
         model.train(case.train)
     elif case.name != "frozen-bn-in-training-model":
         model.eval()
-    season(model)
-    after = getattr(model, "after_seasoning", None)
-    if after is not None:
-        with torch.no_grad():
-            after()
-    return model
+    return finished(season(model))
 
 
 @pytest.mark.parametrize("case", MUST, ids=lambda c: c.name)

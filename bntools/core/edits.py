@@ -1,0 +1,186 @@
+"""From numbers to a plan: which layers change, and which BatchNorm goes where."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bntools.core.calls import Call, Value
+from bntools.core.flow import Flow, Taker
+from bntools.core.forest import Array, components
+from bntools.core.lanes import GROUND
+from bntools.core.maps import Norm
+from bntools.core.numbers import Maps, Seen, Take
+from bntools.core.plan import Edit, Host, Side
+from bntools.core.settle import Solution
+from bntools.core.sites import BatchNorm
+
+_CLOSE = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A layer that takes something in, and on which sides."""
+
+    taker: Taker
+    take: Take
+    rows: bool
+    columns: bool
+
+
+def draw_edits(
+    flow: Flow, gone: Mapping[int, BatchNorm], solution: Solution, watch: Collection[str] = ()
+) -> tuple[tuple[Edit, ...], tuple[Host, ...], Maps]:
+    """The edits, hosts and numbers of a plan.
+
+    Args:
+        flow: of the capture.
+        gone: the BatchNorms that go, by the index of their call.
+        solution: the map of every label.
+        watch: paths of other modules of which it is to be known what stands for what they return.
+    """
+    staying = (taker for taker in flow.takers.values() if taker.call.index not in gone)
+    changes = [change for taker in staying if (change := _change(taker, solution, flow.graph.capture.norms))]
+    reach = _Reach(flow, gone, solution, changes)
+    rows: dict[int, list[str]] = defaultdict(list)
+    columns: dict[int, list[str]] = defaultdict(list)
+    edits = []
+    for index in sorted(gone):
+        bn = gone[index]
+        on_rows, on_columns, side = reach.of(index)
+        for change in on_rows:
+            rows[change.taker.call.index].append(bn.site.name)
+        for change in on_columns:
+            columns[change.taker.call.index].append(bn.site.name)
+        calls = {c.taker.call.index: c.taker for c in (*on_rows, *on_columns)}
+        into = tuple(dict.fromkeys(calls[i].host.path for i in sorted(calls)))
+        through = _through(flow, bn.call, calls.keys(), gone.keys(), side)
+        edits.append(Edit(bn.site, side, into, through, bn.paths, bn.keeps))
+    hosts = tuple(
+        _host(c, tuple(rows[c.taker.call.index]), tuple(columns[c.taker.call.index])) for c in changes
+    )
+    seen = {bn.site.name: _seen(flow, bn.site.name, bn.returned, solution) for bn in gone.values()}
+    for module in flow.graph.capture.modules:
+        if module.path in watch and len(module.outputs) == 1:
+            seen[module.path] = _seen(flow, module.path, module.outputs[0], solution)
+    return tuple(edits), hosts, Maps({c.taker.call.index: c.take for c in changes}, seen)
+
+
+def _change(taker: Taker, solution: Solution, norms: Mapping[int, Norm]) -> _Change | None:
+    s, t = solution.s[taker.rows], solution.t[taker.rows]
+    rows = not _identity(s, t)
+    r = v = None
+    if taker.columns is not None:
+        r, v = solution.r[taker.columns], solution.v[taker.columns]
+    columns = r is not None and v is not None and not _identity(r, v)
+    if not rows and not columns:
+        return None
+    ones, zeros = np.ones_like(s), np.zeros_like(t)
+    s, t = (s, t) if rows else (ones, zeros)
+    norm = norms.get(taker.call.index)
+    slope, mean = (norm.scale, norm.mean) if norm is not None else (None, None)
+    take = Take(s, t, r, v, slope, mean) if columns else Take(s, t)
+    return _Change(taker, take, rows, columns)
+
+
+def _identity(scale: Array, shift: Array) -> bool:
+    return bool((np.abs(scale - 1) <= _CLOSE).all() and (np.abs(shift) <= _CLOSE).all())
+
+
+def _host(change: _Change, rows: tuple[str, ...], columns: tuple[str, ...]) -> Host:
+    """A bias is made where a shift has to go, and not where none has."""
+    take, host = change.take, change.taker.host
+    shifts = np.any(take.t) or np.any(take.v if take.v is not None else 0) or take.slope is not None
+    new_bias = host.new_bias if shifts and host.layout != "table" else ""
+    bias = () if host.layout == "table" else host.bias
+    return replace(host, bias=bias, new_bias=new_bias, rows=rows, columns=columns)
+
+
+class _Reach:
+    """Which changes a BatchNorm has a part in.
+
+    Labels that are tied in scale form classes, and so do the channels of a layer; the BatchNorms that go
+    stand between two of them. What one has a part in lies on its side of classes with a map.
+    """
+
+    def __init__(
+        self, flow: Flow, gone: Mapping[int, BatchNorm], solution: Solution, changes: list[_Change]
+    ) -> None:
+        self._edges = {index: flow.edges[index] for index in gone}
+        lanes = [change.taker.rows for change in changes]
+        lanes += [
+            change.taker.columns for change in changes if change.columns and change.taker.columns is not None
+        ]
+        lanes += [lane for edge in self._edges.values() for lane in (edge.x, edge.y)]
+        with np.errstate(invalid="ignore"):
+            still = (np.abs(solution.s - 1) <= _CLOSE) & (np.abs(solution.t) <= _CLOSE)
+        wires = [*flow.joined(), *((lane, lane[0]) for lane in lanes if len(lane))]
+        self._class = components(flow.count, wires)
+        self._moved = ~still
+        self._rows: dict[int, list[_Change]] = defaultdict(list)
+        self._columns: dict[int, list[_Change]] = defaultdict(list)
+        self._near: dict[int, list[int]] = defaultdict(list)
+        for change in changes:
+            for root in self._classes(change.taker.rows) if change.rows else ():
+                self._rows[root].append(change)
+            for root in self._classes(change.taker.columns) if change.columns else ():
+                self._columns[root].append(change)
+        for index, edge in self._edges.items():
+            for root in {*self._classes(edge.x), *self._classes(edge.y)}:
+                self._near[root].append(index)
+
+    def _classes(self, labels: Array | None) -> list[int]:
+        assert labels is not None
+        return [int(c) for c in np.unique(self._class[labels[self._moved[labels]]]) if c != GROUND]
+
+    def of(self, index: int) -> tuple[list[_Change], list[_Change], Side]:
+        """The changes of output channels and of input channels, and where they are."""
+        edge = self._edges[index]
+        rows: dict[int, _Change] = {}
+        columns: dict[int, _Change] = {}
+        waiting, seen = [*self._classes(edge.x), *self._classes(edge.y)], set[int]()
+        while waiting:
+            near = waiting.pop()
+            if near in seen:
+                continue
+            seen.add(near)
+            rows.update({id(c): c for c in self._rows[near]})
+            columns.update({id(c): c for c in self._columns[near]})
+            for other in self._near[near]:
+                waiting += [*self._classes(self._edges[other].x), *self._classes(self._edges[other].y)]
+        side = Side.BOTH if rows and columns else Side.DOWNSTREAM if columns else Side.UPSTREAM
+        return list(rows.values()), list(columns.values()), side
+
+
+def _through(
+    flow: Flow, bn: Call, hosts: Collection[int], gone: Collection[int], side: Side
+) -> tuple[str, ...]:
+    """The operators between a BatchNorm and the layers that take it in, from the BatchNorm on."""
+    graph = flow.graph
+    stop = {index for index in flow.takers if index not in gone} | set(hosts)
+    found: dict[str, None] = {}
+    waiting: list[Value] = [*bn.outputs] if side is Side.DOWNSTREAM else [bn.args["input"]]
+    seen: set[int] = set()
+    while waiting:
+        value = waiting.pop(0)
+        if side is Side.DOWNSTREAM:
+            near = [call for call in graph.readers[value.memory] if any(r is value for r in call.reads())]
+        else:
+            near = [graph.made[value.id]] if value.id in graph.made else []
+        for call in near:
+            if call.index in seen or call.index in stop:
+                continue
+            seen.add(call.index)
+            found[call.op] = None
+            ends = call.outputs if side is Side.DOWNSTREAM else call.reads()
+            waiting += [v for v in ends if isinstance(v, Value) and v.id in flow.lanes]
+    return tuple(found)
+
+
+def _seen(flow: Flow, tap: str, value: Value, solution: Solution) -> Seen:
+    """What stands for a value that a module returned."""
+    lane = flow.lane(value)
+    return Seen(tap, np.asarray(solution.s[lane]), np.asarray(solution.t[lane]))

@@ -1,0 +1,208 @@
+"""The equations of a flow, and what stands against letting a BatchNorm go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bntools.core.flow import Edge, Flow, Pin
+from bntools.core.forest import Array, Forest
+from bntools.core.lanes import GROUND
+from bntools.core.sums import Sums
+
+Mark = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """BatchNorms that go together or not at all: the calls of one module.
+
+    Args:
+        calls: their indices.
+        rigid: whether it keeps its input and output as they are if it stays.
+    """
+
+    calls: tuple[int, ...]
+    rigid: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Why a BatchNorm does not go with the others: which requirement cannot be met, in which channel of which
+    call.
+
+    Args:
+        call: its index.
+        what: of the requirements.
+        pair: the first pair of labels.
+        flat: whether its scale is 0.
+    """
+
+    call: int
+    what: Pin
+    pair: int
+    flat: bool = False
+
+
+def together(arrays: Sequence[Array]) -> Array:
+    """All labels of several arrays in a row."""
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
+
+
+class Problem:
+    """The equations of a flow, and the BatchNorms that have been let go so far.
+
+    Scales are one forest, with ``s_x = S·s_y``. Shifts are another, as ``u = t/s``, whose equations hold no
+    scale: ``u_y = S·u_x − T``.
+
+    Args:
+        flow: of a capture.
+        maps: the scale S and the shift T of each BatchNorm, by the index of its call.
+    """
+
+    def __init__(self, flow: Flow, maps: Mapping[int, tuple[Array, Array]]) -> None:
+        self.flow, self.maps = flow, maps
+        self.scales, self.shifts = Forest(flow.count, 1.0), Forest(flow.count, 0.0)
+        self.signs = np.zeros(flow.count, np.int8)  # 1: some label wants to be positive; 2: negative
+        self.signs[GROUND] = 1
+        self.reads = np.zeros(flow.count, np.int64)
+        self.plain = np.ones(flow.count, bool)  # a label of which nothing is required
+        self.constant = np.zeros(flow.count, bool)
+        self._log: list[tuple[Array, Array, Array]] = []
+        self._constants: list[Array] = []
+        self._base()
+        self.sums = Sums(flow)
+
+    def _base(self) -> None:
+        """What holds whatever goes."""
+        flow = self.flow
+        readers = [
+            t.columns
+            for t in flow.takers.values()
+            if t.columns is not None and t.call.index not in flow.edges
+        ]
+        scaled, shifted, signed = (
+            [pin.labels for pin in flow.pins if pin.what & what] for what in (Pin.SCALE, Pin.SHIFT, Pin.SIGN)
+        )
+        for labels in (*readers, *(edge.x for edge in flow.edges.values()), *scaled):
+            np.add.at(self.reads, labels, 1)
+        alike = [(total.out, term) for total in flow.totals for _, term in total.terms]
+        ties = [*((tie.a, tie.b) for tie in flow.ties), *alike]
+        for one, two in (*ties, *((pin.labels, pin.labels) for pin in flow.pins)):
+            self.plain[one] = self.plain[two] = False
+        one, two = (together([tie[i] for tie in ties]) for i in (0, 1))
+        self._tie(one, two, 1.0)
+        self._tie(together(scaled), GROUND, 1.0)
+        one, two = (
+            together([t for tie in flow.ties if tie.shift for t in ((tie.a, tie.b)[i],)]) for i in (0, 1)
+        )
+        self.shifts.tie(one, two, 1.0, 0.0)
+        for total in flow.totals:
+            if len(total.terms) == 1:
+                self.shifts.tie(total.out, total.terms[0][1], total.terms[0][0], 0.0)
+        self.shifts.tie(together(shifted), GROUND, 1.0, 0.0)
+        root, a, _ = self.scales.find(together(signed))
+        np.bitwise_or.at(self.signs, root, np.where(a > 0, 1, 2).astype(np.int8))
+
+    def _tie(self, x: Array, y: Array | int, a: Array | float) -> Array:
+        """Tie scales; what is wanted of a root goes over to the one above it. Returns where it cannot be."""
+        mark = self.scales.mark()
+        wrong = self.scales.tie(x, y, a, 0.0)
+        bad = np.zeros(0, np.int64)
+        for child in self.scales.since(mark):
+            parent, slope = self.scales.parent[child], self.scales.a[child]
+            self._log.append((parent, self.signs[parent].copy(), self.reads[parent].copy()))
+            want = self.signs[child]
+            want = np.where(slope > 0, want, ((want & 1) << 1) | (want >> 1)) * (slope != 0)
+            np.bitwise_or.at(self.signs, parent, want.astype(np.int8))
+            np.add.at(self.reads, parent, self.reads[child])
+            dead = (slope == 0) & (self.reads[child] > 0)
+            bad = np.concatenate((bad, child[(self.signs[parent] == 3) | dead]))
+        if len(bad):
+            root = self.scales.find(x)[0]
+            wrong = wrong | np.isin(root, self.scales.find(bad)[0])
+        return wrong
+
+    def mark(self) -> Mark:
+        """A point to go back to."""
+        return self.scales.mark(), self.shifts.mark(), len(self._log), len(self._constants)
+
+    def back(self, mark: Mark) -> None:
+        """Forget everything since *mark*."""
+        scales, shifts, log, constants = mark
+        self.scales.back(scales)
+        self.shifts.back(shifts)
+        while len(self._log) > log:
+            at, signs, reads = self._log.pop()
+            self.signs[at], self.reads[at] = signs, reads
+        while len(self._constants) > constants:
+            self.constant[self._constants.pop()] = False
+
+    def take(self, item: Item) -> Conflict | None:
+        """Let an item go; if that cannot be, nothing has changed, and the first reason is returned."""
+        mark = self.mark()
+        for call in item.calls:
+            conflict = self._go(call, self.flow.edges[call])
+            if conflict is not None:
+                self.back(mark)
+                return conflict
+        return None
+
+    def leave(self, item: Item) -> Conflict | None:
+        """Let an item stay; one that cannot take anything in holds what is around it."""
+        if not item.rigid:
+            return None
+        mark = self.mark()
+        for call in item.calls:
+            edge = self.flow.edges[call]
+            for labels in (edge.x, edge.y):
+                if self._tie(labels, GROUND, 1.0).any() or self.shifts.tie(labels, GROUND, 1.0, 0.0).any():
+                    self.back(mark)
+                    return Conflict(call, Pin.FIXED, 0)
+        return None
+
+    def unmet(self) -> bool:
+        """Whether the sums cannot be met any more."""
+        return len(self.sums.unmet(self.shifts)) > 0
+
+    def _go(self, call: int, edge: Edge) -> Conflict | None:
+        scale, shift = (numbers[edge.channel] for numbers in self.maps[call])
+        root = self.scales.find(edge.x)[0]
+        self._log.append((root, self.signs[root].copy(), self.reads[root].copy()))
+        np.subtract.at(self.reads, root, 1)
+        live = np.flatnonzero(scale)
+        x, y, s = edge.x[live], edge.y[live], scale[live]
+        taken = self.constant[x]
+        wrong = self._tie(x, y, s) | taken
+        if wrong.any():
+            at = int(np.flatnonzero(wrong)[0])
+            a, b = self.scales.value(x[at : at + 1])[0], self.scales.value(y[at : at + 1])[0] * s[at]
+            sign = np.isclose(abs(a), abs(b), rtol=1e-9) or np.isnan(a * b)
+            return Conflict(call, Pin.SIGN if sign else Pin.SCALE, int(live[at]))
+        wrong = self.shifts.tie(y, x, s, -shift[live])
+        if wrong.any():
+            return Conflict(call, Pin.SHIFT, int(live[np.flatnonzero(wrong)[0]]))
+        for pair in np.flatnonzero(scale == 0):
+            if not self._go_flat(int(edge.x[pair]), int(edge.y[pair])):
+                return Conflict(call, Pin.SCALE, int(pair), flat=True)
+        return None
+
+    def _go_flat(self, x: int, y: int) -> bool:
+        """A channel with S = 0 returns T whatever it reads.
+
+        Either nobody else reads it, and it is made to be that constant; or its readers take the constant in,
+        and it has no map that anything else could be tied to.
+        """
+        one, two = np.array([x]), np.array([y])
+        root = int(self.scales.find(one)[0][0])
+        if root == GROUND and self.scales.value(one)[0] == 0:
+            return True
+        if root != GROUND and self.reads[root] == 0 and int(self.shifts.find(one)[0][0]) != GROUND:
+            return not self._tie(one, GROUND, 0.0).any()
+        if self.constant[x] or not self.plain[y] or self.scales.size[y] > 1 or self.scales.parent[y] != y:
+            return False
+        self.constant[two] = True
+        self._constants.append(two)
+        return True

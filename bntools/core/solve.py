@@ -1,0 +1,159 @@
+"""Choose the largest set of BatchNorms that go together.
+
+Each BatchNorm that goes ties the maps in front of it to those behind it; a set can go if all ties and
+requirements can be met at once. Those that touch nothing in common are decided apart. Within such a cluster
+the first attempt takes all that fit, one after the other; if some did not, a bounded search looks for more.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from bntools.core.flow import Flow, Pin
+from bntools.core.forest import components
+from bntools.core.problem import Conflict, Item, Mark, Problem, together
+
+_FEW = 8
+"""Every subset of a cluster of so many items is tried, if not all of them go together."""
+_TRIES = 400
+"""How many items are tried at most in a larger cluster."""
+
+
+def choose(problem: Problem, items: Sequence[Item]) -> tuple[list[Item], dict[int, Conflict]]:
+    """The items that go, and for each call of the others what was in its way.
+
+    Args:
+        problem: the equations, with nothing let go; afterwards with the chosen ones.
+        items: in order of execution.
+    """
+    start, clusters = problem.mark(), _clusters(problem.flow, items)
+    for checked in (False, True):  # sums hold almost always, and are looked at once
+        problem.back(start)
+        best = [_search(problem, order, summed and checked) for order, summed in clusters]
+        if not problem.unmet():
+            break
+    missed = {item: conflict for each in best for item, conflict in each.missed.items()}
+    conflicts = {call: conflict for item, conflict in missed.items() for call in item.calls}
+    return [item for each in best for item in each.taken], conflicts
+
+
+def _clusters(flow: Flow, items: Sequence[Item]) -> list[tuple[list[Item], bool]]:
+    """Items that touch something in common, if only through others; and whether a sum is among it.
+
+    What cannot take anything in if it stays comes first, so that the others know.
+    """
+    wires = [*flow.joined()]
+    for item in items:
+        first = flow.edges[item.calls[0]].y[0]
+        for call in item.calls:
+            edge = flow.edges[call]
+            wires += [(edge.x, edge.y), (edge.y, first)]
+    near = components(flow.count, wires)
+    sums = [near[total.out] for total in flow.totals if len(total.terms) > 1]
+    summed = set(np.unique(together(sums)).tolist())
+    clusters: dict[int, list[Item]] = defaultdict(list)
+    for item in items:
+        clusters[int(near[flow.edges[item.calls[0]].y[0]])].append(item)
+    return [
+        (sorted(cluster, key=lambda i: not i.rigid), root in summed) for root, cluster in clusters.items()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What went in one order, what did not, and what was made to stay before."""
+
+    order: Sequence[Item]
+    stay: Sequence[Item]
+    taken: list[Item]
+    missed: dict[Item, Conflict]
+
+
+def _search(problem: Problem, order: Sequence[Item], summed: bool) -> _Attempt:
+    """The best of some attempts; the problem is left with it."""
+    start = problem.mark()
+
+    def attempt(order: Sequence[Item], stay: Sequence[Item] = (), least: int = 0) -> _Attempt | None:
+        """Look at the sums once at the end, and at each step only if they do not hold."""
+        for check in (False, True) if summed else (False,):
+            problem.back(start)
+            found = _attempt(problem, order, stay, check)
+            if found is None or len(found.taken) < least or check or not summed or not problem.unmet():
+                return found
+        return None
+
+    best = attempt(order)
+    if best is None:
+        stiff = [item for item in order if item.rigid]
+        best = attempt([item for item in order if not item.rigid], stiff)
+        assert best is not None
+    if not best.missed or len(order) == 1:
+        return best
+    alone = {item: _alone(problem, start, item) for item in best.missed}
+    missed = [item for item, conflict in alone.items() if conflict is None]
+    hopeful = [item for item in order if alone.get(item) is None]
+    for other in _orders(hopeful, best, missed):
+        found = attempt([*other, *(item for item in order if item not in hopeful)], least=len(best.taken) + 1)
+        if found is not None and len(found.taken) > len(best.taken):
+            best = found
+            if len(hopeful) <= _FEW:
+                break
+    again = attempt(best.order, best.stay)
+    assert again is not None
+    again.missed.update({item: c for item, c in alone.items() if item in again.missed and c is not None})
+    return again
+
+
+def _alone(problem: Problem, start: Mark, item: Item) -> Conflict | None:
+    """What is in the way of an item if nothing else goes: then it cannot go in any set."""
+    problem.back(start)
+    return problem.take(item)
+
+
+def _orders(order: Sequence[Item], best: _Attempt, missed: Sequence[Item]) -> Iterator[list[Item]]:
+    """Orders in which more might fit: the larger sets of a few items first, in turn; else each that did not
+    fit.
+    """
+    if not missed:
+        return
+    if len(order) <= _FEW:
+        for size in range(len(order) - 1, len(best.taken), -1):
+            for some in combinations(order, size):
+                yield [*some, *(item for item in order if item not in some)]
+    else:
+        for item in missed[: _TRIES // len(order)]:
+            yield [item, *(other for other in order if other is not item)]
+
+
+def _attempt(problem: Problem, order: Sequence[Item], stay: Sequence[Item], check: bool) -> _Attempt | None:
+    """Let go what fits, one after the other; None if one can neither go nor stay.
+
+    Args:
+        problem: the equations.
+        order: what to let go.
+        stay: what is to stay, before.
+        check: whether to look at the sums each time.
+    """
+    missed = {item: Conflict(item.calls[0], Pin.SCALE, 0) for item in stay}
+    for item in stay:
+        if problem.leave(item) is not None:
+            return None
+    taken = []
+    for item in order:
+        mark = problem.mark()
+        conflict = problem.take(item)
+        if conflict is None and check and problem.unmet():
+            problem.back(mark)
+            conflict = Conflict(item.calls[0], Pin.SHIFT, 0)
+        if conflict is None:
+            taken.append(item)
+        else:
+            missed[item] = conflict
+            if problem.leave(item) is not None:
+                return None
+    return _Attempt(order, stay, taken, missed)
