@@ -66,6 +66,18 @@ _OPS: dict[str, Any] = {
     "cat": lambda a, b: torch.cat((a, b), 1),
     "add_": lambda a, b: a.add_(b.clone()),
     "copy_": lambda a, b: a.clone().copy_(b),
+    "sub": torch.sub,
+    "cat width": lambda a, b: torch.cat((a, b), -1),
+    "max pool": lambda v: F.max_pool2d(v, 2),
+    "counted pool": lambda v: F.avg_pool2d(v, 3, 1, 1),
+    "global pool": lambda v: F.adaptive_avg_pool2d(v, 1),
+    "larger": lambda v: F.interpolate(v, scale_factor=2),
+    "shuffle": lambda v: F.channel_shuffle(v, 2),
+    "roll": lambda v: v.roll(1, 1),
+    "reflect": lambda v: F.pad(v, (1, 1, 0, 0), mode="reflect"),
+    "zeros": lambda v: F.pad(v, (0, 1)),
+    "second half": lambda v: v.chunk(2, 1)[-1],
+    "gated": lambda v: v * v.mean(1, keepdim=True).sigmoid(),
     "swap halves": lambda v: torch.cat(v.chunk(2, 1)[::-1], 1),
 }
 IN_PLACE = ("relu_", "mul_", "add_")
@@ -75,6 +87,22 @@ UNARY = [
     *("double", "relu_", "mul_", "swap halves"),
 ]
 BINARY = ["add", "mul", "cat", "add_", "copy_"]
+CARRYING = [
+    *("relu", "leaky", "clone", "contiguous", "channels last", "channels first", "flatten", "rows", "merge"),
+    *(
+        "first half",
+        "second half",
+        "mean",
+        "pool",
+        "double",
+        "swap halves",
+        "max pool",
+        "counted pool",
+        "global pool",
+    ),
+    *("larger", "shuffle", "roll", "reflect", "zeros", "gated", "sigmoid"),
+]
+JOINING = ["add", "add", "add", "sub", "cat", "cat width", "mul"]
 
 
 class Graph(nn.Module):
@@ -257,6 +285,31 @@ def chains(draw: Any) -> Recipe:
         d.norm(len(d.shapes) - 1)
         d.add(d.pick("relu", "leaky", "relu_", "double"), (len(d.shapes) - 1,))
     return Recipe(d.start, tuple(c for c in d.children if c[0] in {s.child for s in d.steps}), tuple(d.steps))
+
+
+@st.composite
+def limits(draw: Any) -> Recipe:
+    """Networks of operators that carry maps, in which BatchNorms may go in front, behind, or both; at most
+    six.
+    """
+    d = _Drawing(draw, draw(st.sampled_from(STARTS)))
+    for _ in range(draw(st.integers(3, 9))):
+        kind = d.pick("host", "host", "norm", "norm", "norm", "carry", "carry", "join", "join", "again")
+        at = d.value()
+        if kind == "carry":
+            d.add(d.pick(*CARRYING), (at,))
+        elif kind == "join":
+            fitting = [i for i, s in enumerate(d.shapes) if s == d.shapes[at]]
+            d.add(d.pick(*JOINING), (at, d.pick(*fitting)))
+        elif kind == "again":
+            if d.pick(*range(4)) == 0:
+                d.again(at)
+        elif kind == "host" or sum(is_norm(d.models[s.child]) for s in d.steps if s.child) < 6:
+            getattr(d, kind)(at)
+    if d.pick(True, False):
+        d.host(len(d.shapes) - 1)
+    used = {s.child for s in d.steps}
+    return Recipe(d.start, tuple(c for c in d.children if c[0] in used), tuple(d.steps))
 
 
 def built(recipe: Recipe, seed: int = 0, dtype: torch.dtype = torch.float64) -> Graph:

@@ -95,7 +95,9 @@ def one_line(error: BaseException) -> str:
     """The error at the bottom of it: what an exporter raises is a page of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    # TorchScript says at the end what happened, the others at the beginning.
+    return text if len(text) <= 300 else f"{text[:100]} … {text[-200:]}"
 
 
 def main(name: str, peers: list[str]) -> None:
