@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # it imports torch
+    from bntools.core.runtime import FileCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +20,15 @@ class Loading:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A file that was written: its path, what it is, its size in bytes and that of the file it came from."""
+    """A file that was written: its path, what it is, its size in bytes and that of the file it came from; how
+    it was run, if it holds no torch model.
+    """
 
     path: str
     what: str
     after: int
     before: int | None = None
+    check: FileCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)

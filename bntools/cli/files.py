@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from bntools.cli.facts import Output
+from bntools.cli.facts import Failure, Output
 from bntools.core.atomic import check_free
+from bntools.core.programfile import PROGRAMS, write_program
 from bntools.core.sniff import Kind
-from bntools.core.store import checkpoint, save, write_torch
+from bntools.core.store import checkpoint, save
+from bntools.core.torchfile import write_torch
+from bntools.core.verify import Verdict
 from bntools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ _TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 def check_output(found: Loaded, asked: Path | None, word: str, *, force: bool) -> Path:
     """The path to write to; an error now rather than after the work."""
-    return _checked(asked or _beside(found, word), (*_TORCH, ".safetensors"), force)
+    return _checked(asked or _beside(found, word), (*_TORCH, ".safetensors", *PROGRAMS), force)
 
 
 def check_module(artefact: Path, asked: Path | None, *, force: bool) -> Path:
@@ -39,7 +42,7 @@ def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
     if folder:
         raise UsageError(f"{path}: a folder", todo="name a file")
     if path.suffix not in endings:
-        known = "a .pt or .safetensors" if ".safetensors" in endings else "a .pt"
+        known = "a .pt, .safetensors, .pt2 or .onnx" if ".safetensors" in endings else "a .pt"
         raise UsageError(f"{path}: {path.suffix or 'no ending'} is not written today", todo=f"name {known}")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")
@@ -47,9 +50,19 @@ def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
     return path
 
 
-def write(found: Loaded, surgery: Surgery, path: Path, *, force: bool) -> Output:
-    """Write the changed model: a module as a module, weights as weights with their plan."""
+def write(
+    found: Loaded, surgery: Surgery, path: Path, *, force: bool, certain: bool = False
+) -> Output | Failure:
+    """Write the changed model: a module as a module, weights as weights with their plan, programs as such."""
     before = found.path.stat().st_size if found.path else None
+    if path.suffix in PROGRAMS:
+        check = write_program(surgery, path, force=force, certain=certain)
+        if check is not None and certain and check.verdict is not Verdict.PASSED:
+            return Failure(f"the file's check is {check.verdict}: {check.why}", "nothing was written", 5)
+        what = (
+            "an ONNX model, with its plan" if path.suffix == ".onnx" else "an exported program, with its plan"
+        )
+        return Output(str(path), what, path.stat().st_size, before, check)
     whole = found.pickled or found.kind is Kind.SPEC
     if path.suffix == ".safetensors":
         save(surgery, path, force=force)

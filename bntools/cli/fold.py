@@ -67,10 +67,11 @@ def fold(
     verbose: o.Verbose = False,
     traceback: o.Traceback = False,
 ) -> None:
-    """Fold BatchNorm into the layers in front of it, prove it, and write the model.
+    """Fold BatchNorm into the layers around it, prove it, and write the model.
 
     Every BatchNorm is either folded or listed with the reason why not.
     The result is compared with the original before anything is written.
+    With --output model.pt2 or model.onnx the captured program is folded, where more can go.
     """
     with sink("fold", opening.form(context), quiet, verbose, traceback) as out:
         opening.check_file(model)
@@ -78,18 +79,21 @@ def fold(
         from bntools.cli.files import check_output, write
         from bntools.core.exact import copied
         from bntools.core.latency import measure
+        from bntools.core.programfile import PROGRAMS
         from bntools.verbs.fold import fold as fold_model
 
         out.step("loading")
         found = opening.load(context, model)
         loading = Loading(model, found.what, found.unsafe)
         target = check_output(found, output, "folded", force=force or dry_run)
+        program = target.suffix in PROGRAMS
         opening.set_mode(found, keep_mode, out)
         original = copied(found.model) if benchmark and not dry_run else None
         surgery = fold_model(
             found.model,
             opening.example(context, found),
-            inplace=True,
+            level="program" if program else "module",
+            inplace=not program,
             bake=bake_parametrizations,
             verify=not (no_verify or dry_run),
             progress=out.step,
@@ -103,7 +107,8 @@ def fold(
         written = None
         if failure is None and not dry_run and (plan.edits or output is not None):
             out.step("writing")
-            written = write(found, surgery, target, force=force)
+            made = write(found, surgery, target, force=force, certain=strict)
+            written, failure = (None, made) if isinstance(made, Failure) else (made, None)
         example = f"{surgery.example} ({surgery.example.origin})" if surgery.example else ""
 
         def screen(console: Console) -> None:
@@ -111,6 +116,7 @@ def fold(
             text.folded(console, plan, dry=dry_run)
             if not dry_run:
                 text.proof(console, report)
+                text.file_check(console, written)
                 text.latency(console, measured)
                 text.output(console, written)
 

@@ -121,6 +121,19 @@ def proof(out: Console, report: Report) -> None:
         _line(out, "", f"on {inputs}")
 
 
+def file_check(out: Console, written: Output | None) -> None:
+    """What the runtime computed from the file that was written."""
+    if written is None or written.check is None:
+        return
+    check = written.check
+    colour = "green" if check.verdict.value == "passed" else "yellow"
+    why = f": {escape(check.why)}" if check.why else ""
+    _line(out, "file", f"[{colour}]{check.verdict.value}[/{colour}], by {check.runtime}{why}", markup=True)
+    if check.verdict.value != "skipped":
+        own = f"where the original's own rounding is {check.noise:.1e}"
+        _line(out, "", f"off by {check.error:.1e} of the scale, {own}")
+
+
 def replayed(out: Console, plan: Plan, name: str) -> None:
     """What was done again, and from which file."""
     _line(out, "replayed", f"{_count(plan)}, from {name}")

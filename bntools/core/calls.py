@@ -157,6 +157,7 @@ class Capture:
         numbers: the values of parameters that something is multiplied by, by key.
         fingerprint: of the model.
         notes: what the reader should know.
+        spelt: the paths of modules that spell their BatchNorm out as arithmetic.
     """
 
     calls: tuple[Call, ...]
@@ -170,3 +171,4 @@ class Capture:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
+    spelt: frozenset[str] = frozenset()

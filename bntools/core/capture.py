@@ -9,13 +9,13 @@ fact. docs/decisions/001 says why this is not ``torch.export``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from bntools.core.calls import Capture
+from bntools.core.calls import Call, Capture
 from bntools.core.example import Example
 from bntools.core.facts import facts_of, hooks_see, unsound_tensors
 from bntools.core.leaves import held_besides
@@ -73,7 +73,12 @@ def capture(model: nn.Module, example: Example) -> Capture:
         numbers=factors_of(calls, tensors),
         fingerprint=fingerprint(model),
         notes=_notes(trace),
+        spelt=_normalising(calls) - _normalising(trace.calls),
     )
+
+
+def _normalising(calls: Sequence[Call]) -> frozenset[str]:
+    return frozenset(call.owner for call in calls if call.op == "batch_norm")
 
 
 def _run(model: nn.Module, example: Example, *, sliced: bool) -> Trace:

@@ -60,7 +60,9 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
                 memo.setdefault(id(value), value.detach().clone())
     given = set(memo)
     try:
-        twin = copy.deepcopy(model, memo)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, on copying a program
+            twin = copy.deepcopy(model, memo)
     except Exception as error:
         raise CaptureError(
             f"the model cannot be copied: {type(error).__name__}: {first_line(error)}",

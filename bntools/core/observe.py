@@ -127,6 +127,11 @@ def difference(a: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     return max((difference_of(x, r) for x, r in zip(a, reference, strict=True)), default=0.0)
 
 
+def types_of(runs: Sequence[Observation]) -> list[torch.dtype]:
+    """The dtypes of all outputs."""
+    return [output.dtype for run in runs for output in run.outputs]
+
+
 def distance(run: Observation, reference: Observation) -> float:
     """The worst difference of two runs, at the outputs and at every tap that both saw."""
     at_taps = (

@@ -6,8 +6,7 @@ Find, compute and graft work on it as on any model; what comes out is a graph th
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +15,7 @@ from torch.utils import _pytree as pytree
 from bntools.core.capture import first_line
 from bntools.core.example import Example
 from bntools.core.operator import Input, Operator
+from bntools.core.quiet import quiet
 from bntools.errors import CaptureError
 
 _ALLOCATES = frozenset(
@@ -51,6 +51,20 @@ _ALLOCATES = frozenset(
 """Operators that return memory in which nothing else can look."""
 
 
+_RESERVED = frozenset(dir(fx.GraphModule)) | {
+    "args",
+    "eps",
+    "keys",
+    "kind",
+    "momentum",
+    "own",
+    "target",
+    "weight",
+    "bias",
+}
+"""Names that a module in a program cannot have, since its parent has something else of that name."""
+
+
 def exported(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     """Export a model, its batch size open if the model lets it be.
 
@@ -58,8 +72,7 @@ def exported(model: nn.Module, example: Example) -> torch.export.ExportedProgram
         CaptureError: if ``torch.export`` refuses it.
     """
     dynamic = _any_batch(example)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with quiet(), torch.no_grad():
         for shapes in (dynamic, None) if dynamic is not None else (None,):
             try:
                 return torch.export.export(
@@ -95,11 +108,13 @@ def atomised(program: torch.export.ExportedProgram) -> fx.GraphModule:
     Args:
         program: from `exported`.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     graph, held = module.graph, dict[str, Any]()
+    for node in list(graph.nodes):
+        if str(node.target).startswith("aten._assert_") and not node.users:
+            graph.erase_node(node)  # what the exporter saw holds for the shapes that it left open as well
     nodes = [
         n for n in graph.nodes if n.op == "call_function" and isinstance(n.target, torch._ops.OpOverload)
     ]
@@ -148,19 +163,33 @@ def _paths(nodes: list[fx.Node]) -> list[str]:
     """A path for each: that of its module, for the first that brings its tensors; else a name below it."""
     taken: set[str] = set()
     paths = []
+    own = {name for node in nodes for name, arg in _named(node).items() if _is_tensor(arg)}
+    reserved = _RESERVED | own
     for node in nodes:
         base = _module_of(node)[0]
-        brings = any(isinstance(a, fx.Node) and a.op == "get_attr" for a in node.args)
+        brings = any(_is_tensor(a) and a.meta["val"].is_floating_point() for a in node.args)
         path = base
         if not brings or not base:
             name = _target(node)._schema.name.rpartition("::")[2]
             path = f"{base}.{name}" if base else name
+        path = ".".join(f"{name}#1" if name in reserved else name for name in path.split("."))
         number = 1
         while (unique := path if number == 1 else f"{path}#{number}") in taken:
             number += 1
         taken.add(unique)
         paths.append(unique)
     return paths
+
+
+def _named(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a node, by the names of its operator's schema."""
+    names = (argument.name for argument in _target(node)._schema.arguments)
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
+def _is_tensor(arg: Any) -> TypeGuard[fx.Node]:
+    """Whether an argument is a tensor that the program holds."""
+    return isinstance(arg, fx.Node) and arg.op == "get_attr" and isinstance(arg.meta.get("val"), Tensor)
 
 
 def _module_of(node: fx.Node) -> tuple[str, str]:
@@ -172,8 +201,7 @@ def _module_of(node: fx.Node) -> tuple[str, str]:
 
 def _operator(module: fx.GraphModule, node: fx.Node) -> tuple[Operator, tuple[fx.Node, ...]]:
     """A node as a module, and the nodes whose values it is called with."""
-    schema = _target(node)._schema
-    named = {**dict(zip((a.name for a in schema.arguments), node.args, strict=False)), **node.kwargs}
+    schema, named = _target(node)._schema, _named(node)
     own: dict[str, Tensor | None] = {}
     values: list[fx.Node] = []
     args: dict[str, Any] = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bntools.core.calls import Capture
-from bntools.core.capture import capture, fingerprint, module_sites
+from bntools.core.capture import capture
 from bntools.core.compute import fold_tensors
 from bntools.core.exact import copied, exact_copy
 from bntools.core.example import Example
@@ -17,7 +17,7 @@ from bntools.core.graft import bypass_, graft_
 from bntools.core.merge import can_merge, merge_, without_
 from bntools.core.names import tensors_of
 from bntools.core.numbers import Seen
-from bntools.core.observe import difference, observe
+from bntools.core.observe import difference, observe, types_of
 from bntools.core.operator import Operator
 from bntools.core.plan import Edit, Host, Plan, Refusal, Side
 from bntools.core.planning import plan_of
@@ -26,9 +26,12 @@ from bntools.core.proof import Change, prove
 from bntools.core.reasons import Reason
 from bntools.core.siblings import Sibling, find_siblings
 from bntools.core.sites import BatchNorm, find_sites
+from bntools.core.spelt import written_plainly
 from bntools.core.surgery import Surgery
 from bntools.core.verify import TOLERANCE, Report, Verdict
 from bntools.errors import PromiseError
+
+_NOWHERE = "the exported program has no BatchNorm for it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +89,15 @@ def fold_program(
         progress: told the name of each step.
 
     Raises:
-        CaptureError: if ``torch.export`` refuses the model.
+        CaptureError: if the model does not run, or ``torch.export`` refuses it.
         PromiseError: if the folded program does not compute what the model computes.
     """
+    progress("capturing")
+    seen = capture(model, example)
     progress("exporting")
-    program = atomised(exported(model, example))
+    program = atomised(exported(written_plainly(model, seen), example))
     progress("looking")
-    work = _planned(model, program, example)
+    work = _planned(seen, program, example)
     if verify:
         progress("comparing the program with the model")
         _check_export(model, program, example)
@@ -125,7 +130,7 @@ def fold_program(
     return Surgery(program, work.whole, report, example)
 
 
-def _planned(model: nn.Module, program: fx.GraphModule, example: Example) -> _Work:
+def _planned(seen: Capture, program: fx.GraphModule, example: Example) -> _Work:
     first = capture(program, example)
     sites = {bn.call.index: bn for bn in find_sites(first)[0]}
     makers = {value.id: call for call in first.calls for value in call.outputs}
@@ -145,9 +150,9 @@ def _planned(model: nn.Module, program: fx.GraphModule, example: Example) -> _Wo
     whole = replace(
         plan,
         edits=tuple(sorted(edits, key=lambda edit: edit.site.at or 0)),
-        refusals=(*sorted(refusals, key=lambda refusal: refusal.site.at or 0), *_unreached(model, program)),
+        refusals=(*sorted(refusals, key=lambda refusal: refusal.site.at or 0), *_unanswered(seen, program)),
         hosts=_hosts(plan, siblings, sites),
-        fingerprint=fingerprint(model),
+        fingerprint=seen.fingerprint,
     )
     return _Work(first, siblings, plan, whole)
 
@@ -174,19 +179,29 @@ def _seen(work: _Work) -> dict[str, Seen]:
     return {edit.site.name: seen[edit.site.name] for edit in work.whole.edits}
 
 
-def _unreached(model: nn.Module, program: fx.GraphModule) -> tuple[Refusal, ...]:
-    """The modules with statistics that the program does not read."""
+def _unanswered(seen: Capture, program: fx.GraphModule) -> tuple[Refusal, ...]:
+    """The modules that normalise and have no site in the program."""
     read = {m.keys.get("running_mean", "") for m in program.modules() if isinstance(m, Operator)}
-    reached = {key.rpartition(".")[0] for key in read}
-    sites = (site for site in module_sites(model) if site.name not in reached)
-    return tuple(Refusal(site, Reason.UNREACHED, "no call reached it on these inputs") for site in sites)
+    answered = {key.rpartition(".")[0] for key in read}
+    # By the names of the modules: where one has several, the program has taken the first.
+    sites, unanswered = find_sites(seen)
+    own = [*(bn.refusal or Refusal(bn.site, Reason.UNRECOGNISED, _NOWHERE) for bn in sites), *unanswered]
+    missing = {
+        refusal.site.module: refusal
+        for refusal in own
+        if refusal.site.module is not None and not answered & set(seen.facts[refusal.site.module].paths)
+    }
+    return tuple(missing.values())
 
 
 def _check_export(model: nn.Module, program: fx.GraphModule, example: Example) -> None:
     """The program is what is folded; the model is what it must compute."""
     reference, other = observe(exact_copy(model), example), observe(exact_copy(program), example)
     error = difference(other.outputs, reference.outputs)
-    if error > TOLERANCE:
+    own = [types_of([observe(m, example, double=False)]) for m in (model, program)]
+    if error > TOLERANCE or own[0] != own[1]:
         why = f"the exported program differs from the model by {error:.1e} of the scale in float64"
+        if own[0] != own[1]:
+            why = f"the model returns {own[0]}, the exported program {own[1]}"
         report = Report(Verdict.FAILED, error=error, why=why)
         raise PromiseError(f"torch.export: {why}", todo="fold the module: -o model.pt", report=report)

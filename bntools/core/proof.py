@@ -16,7 +16,7 @@ from bntools.core.example import Example
 from bntools.core.graft import bypass_, graft_
 from bntools.core.names import modules_of, tensors_of
 from bntools.core.numbers import Seen
-from bntools.core.observe import Observation, agreement, difference, distance, observe
+from bntools.core.observe import Observation, agreement, difference, distance, observe, types_of
 from bntools.core.plan import Plan
 from bntools.core.trials import trials
 from bntools.core.verify import TOLERANCE, Report, Verdict, compare
@@ -66,6 +66,9 @@ class Proof:
             site = next((name for host in hosts for name in (*host.rows, *host.columns)), "")
             why = f"{off[0]} is not the tensor that was proven right"
             return replace(report, verdict=Verdict.FAILED, broken=site, why=why)
+        if types_of(shipped) != types_of(self.shipped):
+            why = "the folded model returns values of another dtype"
+            return replace(report, verdict=Verdict.FAILED, why=why)
         if not math.isfinite(error) and math.isfinite(noise):
             why = "the folded model returns values that are not finite in its own dtype, or of another shape"
             return replace(report, verdict=Verdict.FAILED, why=why)

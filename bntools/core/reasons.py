@@ -37,6 +37,8 @@ class Reason(StrEnum):
     SIBLING = "sibling"
 
 
+_PROGRAM = ", or fold the captured program: -o model.pt2"
+
 REMEDIES: Mapping[Reason, str] = {
     Reason.TRAINING: "call model.eval() first: in training mode a BatchNorm normalises by the batch",
     Reason.NO_STATISTICS: "without running statistics it normalises by the batch even in eval",
@@ -44,8 +46,8 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.UNREACHED: "give inputs that reach it, or remove it from the model",
     Reason.UNRECOGNISED: "replace it by torch.nn.BatchNorm with the same statistics",
     Reason.NOT_CAPTURED: "give inputs that the model runs on",
-    Reason.NO_MODULE: "call BatchNorm through a module of its own",
-    Reason.SUBCLASS: "split its extra steps off into modules of their own",
+    Reason.NO_MODULE: "call BatchNorm through a module of its own" + _PROGRAM,
+    Reason.SUBCLASS: "split its extra steps off into modules of their own" + _PROGRAM,
     Reason.HOOKED: "remove the hook before folding",
     Reason.NO_HOST: "put a layer with weights in front of it, or right behind it",
     Reason.BLOCKED: "an affine map does not pass through that operator",
@@ -53,12 +55,12 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.READ_ELSEWHERE: "the other reader needs the values from before the BatchNorm",
     Reason.RETURNED: "the caller gets the values from before the BatchNorm",
     Reason.WRITTEN_IN_PLACE: "use the out-of-place form of that operator",
-    Reason.SHARED_HOST: "give each call a layer of its own",
-    Reason.SHARED_BN: "give each call a BatchNorm of its own",
+    Reason.SHARED_HOST: "give each call a layer of its own" + _PROGRAM,
+    Reason.SHARED_BN: "give each call a BatchNorm of its own" + _PROGRAM,
     Reason.COMPUTED_WEIGHT: "replace the layer by a plain one that holds the computed weight",
     Reason.PARAMETRISED: "bake the parametrization: --bake-parametrizations, or bake=True",
     Reason.COMPILED: "fold the module that was compiled, and compile the result",
-    Reason.NO_BIAS: "give the layer a bias of zeros that its forward uses",
+    Reason.NO_BIAS: "give the layer a bias of zeros that its forward uses" + _PROGRAM,
     Reason.LAYOUT: "call reshape there instead of view",
     Reason.UNSUPPORTED_TYPE: "fold before quantising or casting to that type",
     Reason.OVERFLOW: "fold in a wider dtype",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import safetensors
 import torch
@@ -22,9 +20,11 @@ from bntools.core.exact import copied
 from bntools.core.fit import keys_of
 from bntools.core.graft import graft_
 from bntools.core.plan import Plan, plain
+from bntools.core.programfile import PROGRAMS, is_program, write_program
 from bntools.core.sniff import Kind, sniff
 from bntools.core.source import state_of
 from bntools.core.surgery import Surgery
+from bntools.core.torchfile import write_torch
 from bntools.errors import PlanError, SourceError, UsageError
 
 KEY = "bntools"
@@ -46,8 +46,8 @@ def save(surgery: Surgery, path: str | Path, *, force: bool = False) -> Path:
     """Write a changed model to a file, by its ending.
 
     ``.safetensors`` is an artefact: every tensor, and the plan in the header, for `replay`. ``.pt`` and
-    ``.pth`` are the module itself, pickled. The file appears whole or not at all, and equal models give equal
-    bytes.
+    ``.pth`` are the module itself, pickled. ``.pt2`` and ``.onnx`` are a program, checked once more as it
+    stands in the file. The file appears whole or not at all, and equal models give equal bytes.
 
     Args:
         surgery: from `fold`.
@@ -58,51 +58,34 @@ def save(surgery: Surgery, path: str | Path, *, force: bool = False) -> Path:
         the path.
 
     Raises:
-        UsageError: if the file is there already, or the ending is unknown.
+        UsageError: if the file is there already, or the ending is not one for this kind of model.
         SourceError: if it cannot be written.
+        CaptureError, PromiseError: for a program, if it cannot be exported, or the file computes something
+            else.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
+    check_ending(surgery.model, path)
+    if path.suffix in PROGRAMS:
+        write_program(surgery, path, force=force)
+    elif path.suffix == ".safetensors":
         with replacing(path, force=force) as part:
             write_artefact(surgery.model, surgery.plan, part, name=path.name)
-    elif path.suffix in (".pt", ".pth"):
-        write_torch(surgery.model, path, force=force)
     else:
-        raise UsageError(f"{path}: no known ending", todo="write to .pt, .pth or .safetensors")
+        write_torch(surgery.model, path, force=force)
     return path
 
 
-class _Pickler(pickle._Pickler):
-    """Writes a set in the order of its members' own bytes: that of their hashes differs from run to run."""
-
-    def save_sorted(self, members: set[Any] | frozenset[Any]) -> None:
-        ordered = sorted(members, key=pickle.dumps)
-        self.save_reduce(type(members), (ordered,), obj=members)  # type: ignore[attr-defined]
-
-    dispatch: ClassVar[Any] = {**pickle._Pickler.dispatch, set: save_sorted, frozenset: save_sorted}
-
-
-_PICKLE = SimpleNamespace(__name__="pickle", Pickler=_Pickler)
-
-
-def write_torch(content: Any, path: Path, *, force: bool) -> None:
-    """`torch.save`, whole or not at all."""
-    with replacing(path, force=force) as part, part.open("wb") as file:
-        try:
-            torch.save(content, file, _PICKLE)  # to a file object: a path would stand in the archive
-        except (AttributeError, TypeError, RuntimeError, ValueError, pickle.PicklingError) as error:
-            for cause in _causes(error):  # a full disk or Ctrl-C, and then an archive that cannot be closed
-                if isinstance(cause, OSError | KeyboardInterrupt):
-                    raise cause from None
-            raise UsageError(
-                f"{path}: the model cannot be pickled: {first_line(error)}", todo="write to .safetensors"
-            ) from error
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    while (cause := error.__context__) is not None:
-        yield cause
-        error = cause
+def check_ending(model: nn.Module, path: Path) -> None:
+    """Whether a file of that name can hold the model."""
+    program = is_program(model)
+    endings = PROGRAMS if program else (".pt", ".pth", ".safetensors")
+    if path.suffix in endings:
+        return
+    if path.suffix in PROGRAMS:
+        raise UsageError(f"{path}: the model is no program", todo="fold it with level='program'")
+    if program and path.suffix in (".pt", ".pth", ".safetensors"):
+        raise UsageError(f"{path}: the model is a captured program", todo="write to .pt2 or .onnx")
+    raise UsageError(f"{path}: no known ending", todo=f"write to {', '.join(endings[:-1])} or {endings[-1]}")
 
 
 def checkpoint(surgery: Surgery, others: Mapping[str, Any], entry: str, *, whole: bool) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -12,27 +12,35 @@ from bntools.core.capture import check_eager
 from bntools.core.example import Example
 from bntools.core.guess import guess
 from bntools.core.planning import plan_folds
+from bntools.core.programs import fold_program
 from bntools.core.surgery import Surgery, operate
+from bntools.errors import UsageError
 
 
 def fold(
     model: nn.Module,
     inputs: Any = None,
     *,
+    level: Literal["module", "program"] = "module",
     inplace: bool = False,
     bake: bool = False,
     verify: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Surgery:
-    """Fold every BatchNorm that can go exactly into the layer in front of it.
+    """Fold every BatchNorm that can go exactly into the layers around it.
 
-    ``y = s·(W∗x + b) + t`` with ``s = γ/√(σ² + ε)``, ``t = β − s·μ`` becomes ``W' = s·W``, ``b' = s·b + t``.
-    The model is taken in the mode that it is in: a BatchNorm in training mode is refused.
+    ``y = s·(W∗x + b) + t`` with ``s = γ/√(σ² + ε)``, ``t = β − s·μ`` becomes ``W' = s·W``, ``b' = s·b + t``;
+    into a reader, ``W∗(s·x + t) + b`` becomes ``W' = W·s``, ``b' = b + W∗t``. The model is taken in the mode
+    that it is in: a BatchNorm in training mode is refused.
 
     Args:
         model: an eager module; left alone unless *inplace*.
         inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or an `Example`; guessed if None.
-        inplace: fold *model* itself.
+        level: ``"module"`` changes modules and leaves every ``forward`` as it is. ``"program"`` exports the
+            model and rewrites the graph: there a convolution and a BatchNorm whose results are added become
+            one layer, and each call of a shared layer has weights of its own. What comes is a graph module,
+            to be saved as ``.pt2`` or ``.onnx``.
+        inplace: fold *model* itself; not for a program.
         bake: make hosts with a parametrised weight (weight_norm, spectral_norm) plain, where that lets a
             BatchNorm fold.
         verify: measure the result in float64 before it is handed out.
@@ -44,8 +52,9 @@ def fold(
 
     Raises:
         PromiseError: if the result does not compute what the model computed; *model* is as it was.
-        CaptureError: if no inputs were given and none could be guessed, or the model cannot be copied.
-        UsageError: if *model* is no eager module.
+        CaptureError: if no inputs were given and none could be guessed, or the model cannot be copied, or a
+            program is asked for and `torch.export` refuses the model.
+        UsageError: if *model* is no eager module, or a program is asked for with *inplace* or *bake*.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
@@ -54,8 +63,17 @@ def fold(
         (1, 'passed', 'Identity')
     """
     check_eager(model)
+    if level not in ("module", "program"):
+        raise UsageError(f"level: {level!r} is none", todo="write 'module' or 'program'")
+    if level == "program" and (inplace or bake):
+        raise UsageError(
+            f"{'inplace' if inplace else 'bake'}: it is about modules, and a program has none",
+            todo="fold the modules first, then the result with level='program'",
+        )
     example = guess(model) if inputs is None else Example.of(inputs, model)
     with torch.inference_mode(False):  # what is made in that mode can never be trained
+        if level == "program":
+            return fold_program(model, example, verify=verify, progress=progress)
         progress("capturing")
         plan, tensors = plan_folds(model, example, bake=bake)
         return operate(model, plan, tensors, example, inplace=inplace, verify=verify, progress=progress)

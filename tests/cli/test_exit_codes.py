@@ -109,7 +109,7 @@ def test_5_if_inconclusive_and_strict(run: Run, saved: Saved, folder: Path) -> N
         (["fold", ""], "no file was named"),
         (["fold", "model.pt", "-o", "there.pt"], "exists"),
         (["fold", "model.pt", "-o", "no/such/folder.pt"], "there is no folder"),
-        (["fold", "model.pt", "-o", "model.onnx"], ".onnx"),
+        (["fold", "model.pt", "-o", "model.tflite"], ".tflite"),
         (["fold", "model.pt", "-o", "model"], "no ending"),
         (["fold", "model.pt", "-o", ".", "--force"], "a folder"),
         (["fold", "model.pt", "--arch-kwargs", "{"], "--arch-kwargs"),
@@ -151,7 +151,7 @@ def too_late(*_: Any, **__: Any) -> Any:
     raise AssertionError("the work was done first")
 
 
-@pytest.mark.parametrize("output", ["there.pt", "no/out.pt", "out.onnx"])
+@pytest.mark.parametrize("output", ["there.pt", "no/out.pt", "out.tflite"])
 def test_a_wrong_output_is_told_before_the_work(
     run: Run, saved: Saved, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:

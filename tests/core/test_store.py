@@ -576,7 +576,7 @@ def test_force_and_endings(tmp_path: Path) -> None:
         bn.save(surgery, path, force=True)
         assert path.read_bytes() != b"old"
     before = sorted(tmp_path.iterdir())
-    for name in ("m", "m.onnx", "m.PT", "m.pt.bak"):
+    for name in ("m", "m.tflite", "m.PT", "m.pt.bak"):
         with pytest.raises(bn.UsageError, match="no known ending"):
             bn.save(surgery, tmp_path / name)
     assert sorted(tmp_path.iterdir()) == before
