@@ -37,6 +37,7 @@ class Explainer:
         wires = [*flow.joined(), *((flow.edges[i].x, flow.edges[i].y) for i in gone)]
         self._class = components(flow.count, wires)  # all that a scale would go to
         self._held = _Index([np.unique(self._class[pin.labels]) for pin in flow.pins])
+        self._readers = _Index([flow.edges[i].x for i in gone])
 
     def refusal(self, bn: BatchNorm, conflict: Conflict | None) -> Refusal:
         """Why a site that could go by itself stays."""
@@ -95,10 +96,10 @@ class Explainer:
                     what = f"{where(pin.call)} writes into the values it reads"
                     return BlockedError(Reason.WRITTEN_IN_PLACE, what)
                 return BlockedError(Reason.READ_ELSEWHERE, f"{where(pin.call)} reads the same values")
-        for index, other in self.gone.items():
-            if np.isin(self.flow.edges[index].x, labels[labels != GROUND]).any():
-                what = f"{where(other.call)} reads the same values, and its map is another one"
-                return BlockedError(Reason.READ_ELSEWHERE, what)
+        for number in self._readers.of(labels[labels != GROUND]):
+            other = [*self.gone.values()][number]
+            what = f"{where(other.call)} reads the same values, and its map is another one"
+            return BlockedError(Reason.READ_ELSEWHERE, what)
         if len(np.unique(self._class[labels])) < len(labels):
             return self._on_another_axis(bn)
         for number in self._ties.of(labels):
@@ -208,5 +209,7 @@ class _Index:
         """The numbers of the sets, in order."""
         labels = np.unique(labels)
         start, end = (np.searchsorted(self._labels, labels, side) for side in ("left", "right"))
-        found = [self._numbers[a:b] for a, b in zip(start, end, strict=True) if a < b]
-        return np.unique(np.concatenate(found)).tolist() if found else []
+        lengths = end - start
+        offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        found: list[int] = np.unique(self._numbers[np.repeat(start, lengths) + offsets]).tolist()
+        return found

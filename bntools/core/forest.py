@@ -71,8 +71,9 @@ class Forest:
         Returns:
             for each place, whether it contradicts what was required before; such a place changes nothing.
         """
-        x, y, a, b = np.broadcast_arrays(x, y, a, b)
-        wrong = np.zeros(x.shape, bool)
+        # What numpy's own broadcasting costs is more than all that follows for a few channels.
+        y, a, b = (v if isinstance(v, np.ndarray) else np.full(len(x), v) for v in (y, a, b))
+        wrong = np.zeros(len(x), bool)
         left = np.arange(len(x))
         while len(left):
             (rx, ax, bx), (ry, ay, by) = self.find(x[left]), self.find(y[left])
