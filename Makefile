@@ -4,13 +4,15 @@ BIN := .venv/bin
 DEMO := build/demo
 READY := .venv/ready
 
-.PHONY: help demo test zoo bench clean
+.PHONY: help demo test zoo peers deep bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed'
 	@echo 'make test    ruff, mypy and the tests'
 	@echo 'make zoo     fold every architecture of tests/zoo.py'
+	@echo 'make peers   fold them with other tools, in an environment of their own'
+	@echo 'make deep    the laws on 50 000 random graphs'
 	@echo 'make bench   time and memory of a fold against torch.fx, --help against typer'
 	@echo 'make clean   remove the environment and all that was built'
 
@@ -31,7 +33,23 @@ test: $(READY)
 zoo: $(READY)
 	rm -rf build/zoo
 	$(BIN)/pytest -m 'zoo or not zoo' tests/test_zoo.py --numprocesses auto
-	$(BIN)/python -m tests.zoo_summary
+	$(BIN)/python -m tests.coverage --write
+	$(BIN)/python -m tests.coverage
+
+PEERS := .venv-peers
+
+$(PEERS)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt aimet-torch==2.42.0 torchao==0.18.0
+	@touch $@
+
+peers: $(PEERS)/ready
+	$(PEERS)/bin/python -m tests.peers
+	$(PEERS)/bin/python -m tests.peers --table
+
+deep: $(READY)
+	BNTOOLS_GRAPHS=50000 $(BIN)/pytest tests/laws/test_limit.py --numprocesses auto
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench.fold_against_fx

@@ -20,20 +20,20 @@ _SHAPES = (
 )
 
 
-def must_fold(model: nn.Module, example: Tensor) -> set[str]:
+def must_fold(model: nn.Module, args: tuple[Any, ...]) -> set[str]:
     """The paths of the BatchNorms in *model*, in eval mode, that stand behind a host of their own."""
     modes = [(p, p.requires_grad) for p in model.parameters()]
     try:
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        return _pairs(model, example)
+        return _pairs(model, args)
     finally:
         for parameter, mode in modes:
             parameter.requires_grad_(mode)
 
 
-def _pairs(model: nn.Module, example: Tensor) -> set[str]:
-    outputs = [t for t in pytree.tree_leaves(model(example)) if isinstance(t, Tensor) and t.grad_fn]
+def _pairs(model: nn.Module, args: tuple[Any, ...]) -> set[str]:
+    outputs = [t for t in pytree.tree_leaves(model(*args)) if isinstance(t, Tensor) and t.grad_fn]
     nodes = _reachable([t.grad_fn for t in outputs])
     readers = Counter(after for node in nodes for after, _ in node.next_functions if after is not None)
     readers.update(t.grad_fn for t in outputs)
@@ -85,13 +85,13 @@ def _weight(host: Any) -> Any:
     return leaf if leaf is not None and hasattr(leaf, "variable") else None
 
 
-def count_sites(model: nn.Module, example: Tensor) -> int:
+def count_sites(model: nn.Module, args: tuple[Any, ...]) -> int:
     """The calls of modules that hold running statistics, and one for each of them that is not called."""
     norms = [m for m in model.modules() if isinstance(getattr(m, "running_mean", None), Tensor)]
     calls: Counter[nn.Module] = Counter()
     hooks = [m.register_forward_hook(lambda m, args, out: calls.update([m])) for m in norms]
     with torch.no_grad():
-        model(example)
+        model(*args)
     for hook in hooks:
         hook.remove()
     return sum(max(1, calls[m]) for m in norms)

@@ -1,4 +1,4 @@
-"""Real architectures: each is pickled, opened safely and folded by the command line.
+"""Real architectures: each is pickled, opened safely and folded by the command line, and folded as a program.
 
 The sample runs with the other tests; `make zoo` runs all of them and adds up what it found.
 """
@@ -7,72 +7,144 @@ from __future__ import annotations
 
 import copy
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import bntools as bn
 from bntools.__main__ import main
+from bntools.core.example import Example
+from bntools.core.plan import Plan
 from bntools.core.reasons import REMEDIES
+from tests import zoo_rows
 from tests.pairs import count_sites, must_fold
-from tests.zoo import ENTRIES, NEEDS_UNSAFE, SAMPLE, build
-from tests.zoo_summary import RESULTS
+from tests.zoo import ENTRIES, NEEDS_UNSAFE, PROGRAM_SAMPLE, SAMPLE, SINGLE_ONLY, arguments, build
 
-every_entry = pytest.mark.parametrize(
-    "name", [pytest.param(e.name, marks=[] if e.name in SAMPLE else pytest.mark.zoo) for e in ENTRIES]
-)
+T = TypeVar("T")
 
 
-@every_entry
+def every_entry(sample: list[str]) -> pytest.MarkDecorator:
+    names = [pytest.param(e.name, marks=[] if e.name in sample else pytest.mark.zoo) for e in ENTRIES]
+    return pytest.mark.parametrize("name", names)
+
+
+@every_entry(SAMPLE)
 def test_every_pair_folds_and_every_other_site_says_why(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, example = build(name)
-    file, folded = tmp_path / "model.pt", tmp_path / "model.folded.pt"
-    torch.save(model, file)
-    shape = "x".join(map(str, example.shape))
-    command = ["fold", str(file), "--input", shape, "--json"]
-    unsafe = ["--unsafe"] if name in NEEDS_UNSAFE else []
+    args = arguments(example)
+    double, wide = doubled(model, args)  # now, as some keep what they computed last
+    surgery = bn.fold(model, example)
+    plan, report = surgery.plan, surgery.report
+    zoo_rows.note(name, "module", zoo_rows.told(plan, report))
+    shipped = surgery.model
+    if isinstance(example, Tensor):
+        file = tmp_path / "model.pt"
+        torch.save(model, file)
+        folded = fold_file(file, example, NEEDS_UNSAFE.get(name, ""), capsys, plan)
+        shipped = bn.load(folded, unsafe=name in NEEDS_UNSAFE) if plan.edits else shipped
+
+    assert len({site.name for site in plan.sites}) == len(plan.sites) == count_sites(model, args)
+    pairs = must_fold(model, args)
+    assert pairs - {edit.site.module for edit in plan.edits} == set()
+    assert all(refusal.detail and refusal.reason in REMEDIES for refusal in plan.refusals)
+    if not plan.edits:
+        assert report.verdict == "skipped"
+        return
+    assert report.verdict == "passed"
+    assert max([report.error, *(site.error for site in report.sites)]) <= 1e-8
+    found = zoo_rows.told(plan, report) | {"pairs": len(pairs)}
+    if name not in SINGLE_ONLY:
+        # The same once more without the help of what is tested: a fold that is never rounded, and the file.
+        exact = bn.fold(double, wide, verify=False).model
+        found["own_error"] = apart(double, exact, wide)
+        assert found["own_error"] <= 1e-8
+        assert is_rounded(shipped.state_dict(), exact.state_dict())
+    zoo_rows.note(name, "module", found)
+
+
+@every_entry(PROGRAM_SAMPLE)
+def test_the_program_computes_what_the_model_does(name: str) -> None:
+    model, example = build(name)
+    args = arguments(example)
+    seconds, seen = best(lambda: bn.capture(model, Example(args)))
+    times = {"capture": seconds, "find": best(lambda: bn.find_folds(seen))[0]}
+    start = time.perf_counter()
+    try:
+        surgery = bn.fold(model, example, level="program")
+    except bn.CaptureError as error:
+        zoo_rows.note(name, "program", {"not_exported": str(error).splitlines()[0], "seconds": times})
+        assert name not in PROGRAM_SAMPLE
+        return
+    times["fold"] = time.perf_counter() - start
+    plan, report = surgery.plan, surgery.report
+    found = zoo_rows.told(plan, report) | {"seconds": times}
+    zoo_rows.note(name, "program", found)
+
+    assert {edit.site.module for edit in bn.fold(model, example, verify=False).plan.edits} <= {
+        edit.site.module for edit in plan.edits
+    }
+    assert report.verdict == ("passed" if plan.edits else "skipped")
+    assert max([report.error, *(site.error for site in report.sites)]) <= 1e-8
+    if name not in SINGLE_ONLY:
+        double, wide = doubled(model, args)
+        exact = bn.fold(double, wide, level="program", verify=False).model
+        found["own_error"] = apart(double, exact, wide)
+        assert found["own_error"] <= 1e-8
+        assert is_rounded(surgery.model.state_dict(), exact.state_dict())
+    zoo_rows.note(name, "program", found)
+
+
+def fold_file(
+    file: Path, example: Tensor, unsafe: str, capsys: pytest.CaptureFixture[str], plan: Plan
+) -> Path:
+    """What the command line makes of a pickle, by the same plan."""
+    folded = file.with_suffix(".folded.pt")
+    command = ["fold", str(file), "--input", "x".join(map(str, example.shape)), "--json"]
     if unsafe:
         assert main(command) == 3
         # Python before 3.11.4 pickles a member of an Enum by getattr.
         message = json.loads(capsys.readouterr().out)["error"]["message"]
-        assert NEEDS_UNSAFE[name] in message or "builtins.getattr" in message
-    assert main([*command, *unsafe]) == 0
+        assert unsafe in message or "builtins.getattr" in message
+        command.append("--unsafe")
+    assert main(command) == 0
     told = json.loads(capsys.readouterr().out)
+    assert [each["site"]["name"] for each in told["plan"]["edits"]] == [e.site.name for e in plan.edits]
+    assert told["report"]["verdict"] == ("passed" if plan.edits else "skipped")
+    assert (told["output"] and told["output"]["path"]) == (str(folded) if plan.edits else None)
+    return folded
 
-    edits, refusals = told["plan"]["edits"], told["plan"]["refusals"]
-    sites = [each["site"]["name"] for each in (*edits, *refusals)]
-    assert len(set(sites)) == len(sites) == count_sites(model, example)
-    pairs = must_fold(model, example)
-    assert pairs - {edit["site"]["module"] for edit in edits} == set()
-    assert all(refusal["detail"] and refusal["reason"] in REMEDIES for refusal in refusals)
 
-    report = told["report"]
-    _note(name, sites=sites, pairs=sorted(pairs), edits=edits, refusals=refusals, report=report)
-    if not edits:
-        assert report["verdict"] == "skipped"
-        assert told["output"] is None
-        return
-    assert report["verdict"] == "passed"
-    assert max([report["error"], *(site["error"] for site in report["sites"])]) <= 1e-8
-    assert told["output"]["path"] == str(folded)
-    # The same once more without the help of what is tested: a fold that is never rounded, and the file.
-    double = copy.deepcopy(model).double()
-    exact = bn.fold(double, example.double(), verify=False).model
-    error = apart(double, exact, example.double())
-    assert error <= 1e-8
-    assert is_rounded(bn.load(folded, unsafe=bool(unsafe)).state_dict(), exact.state_dict())
+def best(run: Callable[[], T]) -> tuple[float, T]:
+    """The least of three times, and what came out."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        out = run()
+        times.append(time.perf_counter() - start)
+    return min(times), out
+
+
+def doubled(model: nn.Module, args: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The model and its arguments in float64."""
+    return copy.deepcopy(model).double(), pytree.tree_map_only(Tensor, Tensor.double, args)
 
 
 @torch.no_grad()
-def apart(model: nn.Module, other: nn.Module, example: Tensor) -> float:
+def apart(model: nn.Module, other: nn.Module, args: tuple[Any, ...]) -> float:
     """max|Δ|/max|reference|, the worst of all outputs."""
-    ours, theirs = (_flat(m(example)) for m in (model, other))
-    assert len(ours) == len(theirs) > 0
+    ours, theirs = (
+        [leaf for leaf in pytree.tree_leaves(m(*copy.deepcopy(args))) if isinstance(leaf, Tensor)]
+        for m in (model, other)
+    )
+    assert [t.shape for t in ours] == [t.shape for t in theirs] != []
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -83,14 +155,3 @@ def is_rounded(shipped: dict[str, Tensor], exact: dict[str, Tensor]) -> bool:
     return all(
         torch.allclose(tensor.double(), exact[key].double(), **close) for key, tensor in shipped.items()
     )
-
-
-def _flat(out: Any) -> list[Tensor]:
-    values = out.values() if isinstance(out, dict) else out if isinstance(out, list | tuple) else [out]
-    return [t for v in values for t in ([v] if isinstance(v, Tensor) else _flat(v))]
-
-
-def _note(name: str, **found: Any) -> None:
-    """Kept for `python -m tests.zoo_summary`."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name.replace(':', '-')}.json").write_text(json.dumps({"name": name, **found}))

@@ -33,7 +33,8 @@ def _removed(file: File, peer: str) -> int | None:
     return None if "failed" in row or row["wrong"] else file[ORIGINAL]["calls"] - row["left"]
 
 
-def _best(file: File) -> int:
+def best(file: File) -> int:
+    """How many calls the best peer took out of a model and left it right."""
     return max((_removed(file, peer) or 0 for peer in PEERS), default=0)
 
 
@@ -59,8 +60,8 @@ def _peers(files: list[File]) -> Iterator[str]:
         errors = ["" if error is None else f"{error:.0e}" for error in worst]
         counts = len(handled), len(rows) - len(handled), len(handled) - len(right)
         yield _line(peer, *counts, *shares, *errors)
-    best = sum(map(_best, files))
-    yield _line("best peer per model", *[""] * 5, best, _percent(best, calls), "", "")
+    most = sum(map(best, files))
+    yield _line("best peer per model", *[""] * 5, most, _percent(most, calls), "", "")
 
 
 def _models(files: list[File]) -> Iterator[str]:
@@ -72,7 +73,7 @@ def _models(files: list[File]) -> Iterator[str]:
             row, removed = _row(file, peer), _removed(file, peer)
             failed = "" if row.get("failed") == ABSENT else "failed"
             cells.append(failed if "failed" in row else "wrong" if removed is None else removed)
-        yield _line(file["name"], file[ORIGINAL]["calls"], *cells, _best(file))
+        yield _line(file["name"], file[ORIGINAL]["calls"], *cells, best(file))
 
 
 def _troubles(files: list[File]) -> Iterator[str]:

@@ -1,0 +1,50 @@
+"""The page about the sweep adds up by level, and names the models that another tool takes more out of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.coverage import page
+from tests.zoo_rows import Row
+
+
+def found(sites: int, folded: int, refused: Mapping[str, int], error: float = 1e-14) -> Row:
+    return {"sites": sites, "folded": folded, "refused": refused, "error": error, "site_error": 2e-14}
+
+
+def peer(calls: int, left: int, wrong: bool = False) -> Row:
+    return {"original": {"calls": calls}, "peers": {"torch.fx": {"left": left, "wrong": wrong}}}
+
+
+def row(name: str, module: Row, program: Row) -> dict[str, Any]:
+    return {"name": name, "module": module, "program": program}
+
+
+ROWS = [
+    row("timm:one", found(10, 7, {"sibling": 3}), found(10, 10, {})),
+    row("timm:two", found(4, 1, {"blocked": 2, "sibling": 1}, 3e-12), {"not_exported": "no"}),
+]
+
+
+def test_it_adds_up_by_level() -> None:
+    text = page(ROWS, {})
+    assert "2 architectures: 2 of timm." in text
+    assert "As a module, 2 models: 8 of 14 sites fold (57.1%)." in text
+    assert "As a program, 1 models: 10 of 10 sites fold (100.0%)." in text
+    assert "Refused: 4 sibling, 2 blocked." in text
+    assert "The worst error in float64 is 3.0e-12 of its scale." in text
+    assert "another tool takes" not in text.lower()
+    assert "| timm:two | 4 | 1 | not exported |" in text
+
+
+def test_another_tool_that_takes_more_is_named() -> None:
+    text = page(ROWS, {"timm:one": peer(10, 2), "timm:two": peer(4, 1)})
+    assert "takes out 11 (78.6%), the best other tool on each model 11 (78.6%)" in text
+    assert "Another takes more out of: timm:two." in text
+
+
+def test_what_is_wrong_does_not_count() -> None:
+    text = page(ROWS, {"timm:one": peer(10, 2), "timm:two": peer(4, 0, wrong=True)})
+    assert "the best other tool on each model 8" in text
+    assert "Another takes more out of: none." in text
