@@ -54,6 +54,8 @@ deep: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench.fold_against_fx
 	$(BIN)/python -m tests.bench.help_against_typer
+	$(BIN)/python -m tests.bench.find_against_capture
+	$(BIN)/python -m tests.bench.latency_in_onnx
 
 clean:
 	rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -31,7 +31,7 @@ _MOST = 1 << 31
 
 def is_program(model: nn.Module) -> bool:
     """Whether a model is a captured program."""
-    return isinstance(model, fx.GraphModule) and any(isinstance(m, Operator) for m in model.children())
+    return isinstance(model, fx.GraphModule) and any(isinstance(m, Operator) for m in model.modules())
 
 
 def write_program(

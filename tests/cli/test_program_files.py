@@ -173,3 +173,9 @@ def test_a_program_is_no_module(tmp_path: Path, ending: str) -> None:
 def test_a_module_is_no_program(tmp_path: Path, ending: str) -> None:
     with pytest.raises(bn.UsageError, match="level='program'"):
         bn.save(bn.fold(nets.net(), given()), tmp_path / f"model.{ending}")
+
+
+@pytest.mark.parametrize("ending", ["pt2", "onnx"])
+def test_a_program_whose_layers_all_lie_deeper_is_one(tmp_path: Path, ending: str) -> None:
+    surgery = bn.fold(nn.Sequential(nets.net()).eval(), given(), level="program")
+    assert bn.save(surgery, tmp_path / f"model.{ending}").is_file()
