@@ -13,7 +13,7 @@ help:
 	@echo 'make zoo     fold every architecture of tests/zoo.py'
 	@echo 'make peers   fold them with other tools, in an environment of their own'
 	@echo 'make deep    the laws on 50 000 random graphs'
-	@echo 'make bench   time and memory of a fold against torch.fx, --help against typer'
+	@echo 'make bench   time, memory and latency of a fold, against torch.fx, the capture and ONNX Runtime'
 	@echo 'make clean   remove the environment and all that was built'
 
 $(READY): pyproject.toml constraints.txt
