@@ -58,5 +58,5 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.latency_in_onnx
 
 clean:
-	rm -rf .venv build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv $(PEERS) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

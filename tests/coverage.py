@@ -95,7 +95,7 @@ def _ours(row: Row) -> int:
 
 def _models(rows: list[Row], others: Mapping[str, Row]) -> Iterator[str]:
     heads = "model", "sites", "module", "program", "another tool", "refused (module)", "error, float64"
-    yield _line(*heads, "seconds: capture", "find", "program")
+    yield peers.line(*heads, "seconds: capture", "find", "program")
     yield "|---|---:|---:|---:|---:|---|---:|---:|---:|---:|"
     for row in rows:
         module, program = row.get("module", {}), row.get("program", {})
@@ -103,7 +103,7 @@ def _models(rows: list[Row], others: Mapping[str, Row]) -> Iterator[str]:
         folded = program.get("folded", "not exported" if "not_exported" in program else "")
         errors = [each[key] for each in (module, program) for key in ("error", "site_error") if key in each]
         seconds = [f"{s:.2f}" for s in program.get("seconds", {}).values()]
-        yield _line(
+        yield peers.line(
             row["name"],
             *(module.get(key, "") for key in ("sites", "folded")),
             folded,
@@ -116,10 +116,6 @@ def _models(rows: list[Row], others: Mapping[str, Row]) -> Iterator[str]:
 
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common()) or "none"
-
-
-def _line(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":

@@ -44,12 +44,12 @@ def _peers(files: list[File]) -> Iterator[str]:
     yield f"{len(files)} models, {calls} calls of BatchNorm. {', '.join(sorted(versions))}."
     yield ""
     head = "peer", "handled", "failed", "wrong", "removed", "%", "without the wrong", "%"
-    yield _line(*head, "error, float32", "float64")
+    yield line(*head, "error, float32", "float64")
     yield _rule(9)
     for peer in PEERS:
         rows = [(file, row) for file in files if (row := _row(file, peer)).get("failed") != ABSENT]
         if not rows:
-            yield _line(peer, ABSENT, *[""] * 8)
+            yield line(peer, ABSENT, *[""] * 8)
             continue
         handled = [(file, row) for file, row in rows if "failed" not in row]
         right = [row for _, row in handled if not row["wrong"]]
@@ -59,13 +59,13 @@ def _peers(files: list[File]) -> Iterator[str]:
         worst = [max((row[key] for row in right if key in row), default=None) for key in ("error", "error64")]
         errors = ["" if error is None else f"{error:.0e}" for error in worst]
         counts = len(handled), len(rows) - len(handled), len(handled) - len(right)
-        yield _line(peer, *counts, *shares, *errors)
+        yield line(peer, *counts, *shares, *errors)
     most = sum(map(best, files))
-    yield _line("best peer per model", *[""] * 5, most, _percent(most, calls), "", "")
+    yield line("best peer per model", *[""] * 5, most, _percent(most, calls), "", "")
 
 
 def _models(files: list[File]) -> Iterator[str]:
-    yield _line("model", "calls", *PEERS, "best")
+    yield line("model", "calls", *PEERS, "best")
     yield _rule(len(PEERS) + 2)
     for file in files:
         cells = []
@@ -73,7 +73,7 @@ def _models(files: list[File]) -> Iterator[str]:
             row, removed = _row(file, peer), _removed(file, peer)
             failed = "" if row.get("failed") == ABSENT else "failed"
             cells.append(failed if "failed" in row else "wrong" if removed is None else removed)
-        yield _line(file["name"], file[ORIGINAL]["calls"], *cells, best(file))
+        yield line(file["name"], file[ORIGINAL]["calls"], *cells, best(file))
 
 
 def _troubles(files: list[File]) -> Iterator[str]:
@@ -95,5 +95,6 @@ def _rule(columns: int) -> str:
     return "|---|" + "---:|" * columns
 
 
-def _line(*cells: object) -> str:
+def line(*cells: object) -> str:
+    """A row of a table."""
     return f"| {' | '.join(map(str, cells))} |"
