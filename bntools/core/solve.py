@@ -20,7 +20,7 @@ from bntools.core.problem import Conflict, Item, Mark, Problem, together
 
 _FEW = 8
 """Every subset of a cluster of so many items is tried, if not all of them go together."""
-_TRIES = 128
+_TRIES = 400
 """How many items are tried at most in a larger cluster."""
 
 
