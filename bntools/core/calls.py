@@ -80,10 +80,16 @@ class Call:
     writes: frozenset[int]
     owner: str
 
-    def reads(self) -> Iterator[Value | Stored]:
-        """The tensors among the arguments whose values it looks at."""
+    _reads: tuple[Value | Stored, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
         only_shape = _ONLY_SHAPE.get(self.op)
-        yield from _tensors(value for name, value in self.args.items() if name != only_shape)
+        reads = tuple(_tensors(value for name, value in self.args.items() if name != only_shape))
+        object.__setattr__(self, "_reads", reads)
+
+    def reads(self) -> tuple[Value | Stored, ...]:
+        """The tensors among the arguments whose values it looks at."""
+        return self._reads
 
 
 def _tensors(values: Any) -> Iterator[Value | Stored]:

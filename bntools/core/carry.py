@@ -41,6 +41,7 @@ def flow_of(graph: Graph, foldable: Mapping[int, object], *, bake: bool = False)
     _pin_stale(flow)
     for taker in list(flow.takers.values()):
         _share(flow, taker)
+    flow.close()
     return flow
 
 

@@ -117,31 +117,37 @@ class _Reach:
         lanes += [lane for edge in self._edges.values() for lane in (edge.x, edge.y)]
         with np.errstate(invalid="ignore"):
             still = (np.abs(solution.s - 1) <= _CLOSE) & (np.abs(solution.t) <= _CLOSE)
-        wires = [*flow.joined(), *((lane, lane[0]) for lane in lanes if len(lane))]
-        self._class = components(flow.count, wires)
+        wires = [(lane, lane[np.argmax(lane != GROUND)]) for lane in lanes if len(lane)]
+        self._class = components(flow.count, wires, flow.classes)
         self._moved = ~still
         self._rows: dict[int, list[_Change]] = defaultdict(list)
         self._columns: dict[int, list[_Change]] = defaultdict(list)
         self._near: dict[int, list[int]] = defaultdict(list)
         for change in changes:
-            for root in self._classes(change.taker.rows) if change.rows else ():
-                self._rows[root].append(change)
-            for root in self._classes(change.taker.columns) if change.columns else ():
-                self._columns[root].append(change)
-        for index, edge in self._edges.items():
-            for root in {*self._classes(edge.x), *self._classes(edge.y)}:
+            if change.rows:
+                self._rows[self._class_of(change.taker.rows)].append(change)
+            if change.columns:
+                self._columns[self._class_of(change.taker.columns)].append(change)
+        for index in self._edges:
+            for root in self._classes(index):
                 self._near[root].append(index)
 
-    def _classes(self, labels: Array | None) -> list[int]:
-        assert labels is not None
-        return [int(c) for c in np.unique(self._class[labels[self._moved[labels]]]) if c != GROUND]
+    def _class_of(self, lane: Array | None) -> int:
+        """The class of what has a map in a lane; -1 if nothing has."""
+        assert lane is not None
+        moved = self._moved[lane]
+        return int(self._class[lane[np.argmax(moved)]]) if moved.any() else -1
+
+    def _classes(self, index: int) -> set[int]:
+        """Those in front of a BatchNorm and behind it."""
+        edge = self._edges[index]
+        return {self._class_of(edge.x), self._class_of(edge.y)} - {-1}
 
     def of(self, index: int) -> tuple[list[_Change], list[_Change], Side]:
         """The changes of output channels and of input channels, and where they are."""
-        edge = self._edges[index]
         rows: dict[int, _Change] = {}
         columns: dict[int, _Change] = {}
-        waiting, seen = [*self._classes(edge.x), *self._classes(edge.y)], set[int]()
+        waiting, seen = [*self._classes(index)], set[int]()
         while waiting:
             near = waiting.pop()
             if near in seen:
@@ -150,7 +156,7 @@ class _Reach:
             rows.update({id(c): c for c in self._rows[near]})
             columns.update({id(c): c for c in self._columns[near]})
             for other in self._near[near]:
-                waiting += [*self._classes(self._edges[other].x), *self._classes(self._edges[other].y)]
+                waiting += self._classes(other)
         side = Side.BOTH if rows and columns else Side.DOWNSTREAM if columns else Side.UPSTREAM
         return list(rows.values()), list(columns.values()), side
 

@@ -11,7 +11,7 @@ from bntools.core.carry import MOVES
 from bntools.core.flow import Flow, Pin, Pinned
 from bntools.core.forest import Array, components
 from bntools.core.graph import BlockedError, where
-from bntools.core.lanes import GROUND, varies
+from bntools.core.lanes import GROUND, distinct, varies
 from bntools.core.plan import Refusal
 from bntools.core.problem import Conflict
 from bntools.core.reasons import Reason
@@ -34,9 +34,9 @@ class Explainer:
         self._pins = _Index([pin.labels for pin in flow.pins])
         self._shared = [tie for tie in flow.ties if tie.call is not None]
         self._ties = _Index([np.concatenate((tie.a, tie.b)) for tie in self._shared])
-        wires = [*flow.joined(), *((flow.edges[i].x, flow.edges[i].y) for i in gone)]
-        self._class = components(flow.count, wires)  # all that a scale would go to
-        self._held = _Index([np.unique(self._class[pin.labels]) for pin in flow.pins])
+        wires = [(flow.edges[i].x, flow.edges[i].y) for i in gone]
+        self._class = components(flow.count, wires, flow.classes)  # all that a scale would go to
+        self._held = _Index([distinct(self._class[pin.labels]) for pin in flow.pins])
         self._readers = _Index([flow.edges[i].x for i in gone])
 
     def refusal(self, bn: BatchNorm, conflict: Conflict | None) -> Refusal:
@@ -100,7 +100,7 @@ class Explainer:
             other = [*self.gone.values()][number]
             what = f"{where(other.call)} reads the same values, and its map is another one"
             return BlockedError(Reason.READ_ELSEWHERE, what)
-        if len(np.unique(self._class[labels])) < len(labels):
+        if len(distinct(self._class[labels])) < len(labels):
             return self._on_another_axis(bn)
         for number in self._ties.of(labels):
             return self._another_reader(self._shared[number].call, self._shared[number].other, way)
@@ -184,7 +184,7 @@ class Explainer:
 
     def _far(self, labels: Array, conflict: Conflict, at: int, way: int) -> str:
         """The nearest requirement of anything that a scale would go to."""
-        classes = np.unique(self._class[labels])
+        classes = distinct(self._class[labels])
         pins = self._relevant(self._held.of(classes[classes != GROUND]), conflict)
         calls = [pin.call for pin in pins if pin.call is not None]
         if calls:
@@ -207,9 +207,9 @@ class _Index:
 
     def of(self, labels: Array) -> list[int]:
         """The numbers of the sets, in order."""
-        labels = np.unique(labels)
+        labels = distinct(labels)
         start, end = (np.searchsorted(self._labels, labels, side) for side in ("left", "right"))
         lengths = end - start
         offsets = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        found: list[int] = np.unique(self._numbers[np.repeat(start, lengths) + offsets]).tolist()
+        found: list[int] = distinct(self._numbers[np.repeat(start, lengths) + offsets]).tolist()
         return found

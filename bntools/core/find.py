@@ -17,7 +17,6 @@ from bntools.core.conflicts import find_missed
 from bntools.core.edits import draw_edits
 from bntools.core.explain import Explainer
 from bntools.core.flow import Flow
-from bntools.core.forest import Array
 from bntools.core.graph import BlockedError, Graph, where
 from bntools.core.layout import check_layout
 from bntools.core.plan import Plan, Promise, Refusal
@@ -121,15 +120,14 @@ def _solved(
             barred.update(find_overwritten(flow.graph, {index: bn}))
     while True:
         problem = Problem(flow, maps)
+        held = [item for item in items if any(call in barred for call in item.calls)]
         free = [item for item in items if not any(call in barred for call in item.calls)]
-        for item in items:
-            if item not in free:
-                problem.leave(item)
+        alone = {item: _alone(problem, item) for item in (*held, *(i for i in free if len(i.calls) > 1))}
+        for item in held:
+            problem.leave(item)
         chosen, conflicts = choose(problem, free)
-        unclear = [
-            item for item in items if item not in free or (len(item.calls) > 1 and item.calls[0] in conflicts)
-        ]
-        conflicts.update(_alone(flow, maps, unclear))
+        for item in alone.keys() - set(chosen):
+            conflicts.update(alone[item])
         calls = sorted(call for item in chosen for call in item.calls)
         gone = {call: able[call] for call in calls}
         solution, broken, dear = settle(problem, {call: flow.edges[call] for call in calls}, sizes)
@@ -147,20 +145,15 @@ def _solved(
                 barred.update(dict.fromkeys(item.calls, bad[call]))
 
 
-def _alone(flow: Flow, maps: Mapping[int, tuple[Array, Array]], items: Sequence[Item]) -> dict[int, Conflict]:
-    """For modules that were not tried, or are called several times, what is in the way of each call by
-    itself.
-    """
-    problem, conflicts = None, {}
-    for item in items:
-        for call in item.calls:
-            if problem is None:
-                problem = Problem(flow, maps)
-            mark = problem.mark()
-            conflict = problem.take(Item((call,), rigid=True))
-            problem.back(mark)
-            if conflict is not None:
-                conflicts[call] = conflict
+def _alone(problem: Problem, item: Item) -> dict[int, Conflict]:
+    """What is in the way of each call of a module by itself."""
+    conflicts = {}
+    for call in item.calls:
+        mark = problem.mark()
+        conflict = problem.take(Item((call,), rigid=True))
+        problem.back(mark)
+        if conflict is not None:
+            conflicts[call] = conflict
     return conflicts
 
 

@@ -8,15 +8,16 @@ weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
 
 import numpy as np
 
 from bntools.core.calls import Call, Stored, Value
+from bntools.core.forest import Array, components
 from bntools.core.graph import BlockedError, Graph
-from bntools.core.lanes import GROUND, Lane, ground, is_ground
+from bntools.core.lanes import GROUND, Lane, distinct, ground, is_ground
 from bntools.core.plan import Host
 
 
@@ -114,6 +115,7 @@ class Flow:
         blocked: why the layer of a call cannot take anything in, by the index of the call.
         stopped: the indices of calls through which nothing passes.
         sums_to_one: the axis along which a value's entries add up to one, by its id.
+        classes: of labels that have one scale whatever goes, the smallest; known when all else is.
     """
 
     graph: Graph
@@ -128,6 +130,7 @@ class Flow:
     blocked: dict[int, BlockedError] = field(default_factory=dict)
     stopped: set[int] = field(default_factory=set)
     sums_to_one: dict[int, int] = field(default_factory=dict)
+    classes: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def lane(self, x: object) -> Lane:
         """The lane of an argument; of a parameter, a number or an input of the model it is the ground."""
@@ -146,7 +149,7 @@ class Flow:
     def pin(self, lane: Lane, what: Pin, call: Call | None, why: BlockedError | None = None) -> None:
         """Require something of the labels of a lane."""
         if what and not is_ground(lane):
-            labels = np.unique(lane)
+            labels = distinct(lane)
             self.pins.append(Pinned(labels[labels != GROUND], what, call, why))
 
     def tie(
@@ -180,10 +183,11 @@ class Flow:
         self.totals.append(Total(out.ravel(), wide))
         return out
 
-    def joined(self) -> Iterator[tuple[Lane, Lane]]:
-        """The lanes that have one scale, whatever goes."""
-        yield from ((tie.a, tie.b) for tie in self.ties)
-        yield from ((total.out, term) for total in self.totals for _, term in total.terms)
+    def close(self) -> None:
+        """Work out the classes: all ties are there."""
+        ties = [(tie.a, tie.b) for tie in self.ties]
+        ties += [(total.out, term) for total in self.totals for _, term in total.terms]
+        self.classes = components(self.count, ties)
 
     def opaque(self, call: Call) -> None:
         """An operator of which nothing is known: what it reads and makes stays as it is."""

@@ -146,16 +146,23 @@ class Forest:
             self.a[child], self.b[child] = a, b
 
 
-def components(count: int, pairs: Iterable[tuple[Array, Array | int]]) -> Array:
+def components(
+    count: int, pairs: Iterable[tuple[Array, Array | int]], joined_before: Array | None = None
+) -> Array:
     """For each of the nodes 0, 1, … the smallest that it is joined to, if only through others; 0 joins
     nothing.
+
+    Args:
+        count: how many nodes.
+        pairs: which are joined.
+        joined_before: what this returned for other pairs, which hold as well.
 
     Example:
         >>> components(5, [(np.array([1, 2, 0]), np.array([2, 4, 3]))]).tolist()
         [0, 1, 1, 3, 1]
     """
-    joined = [np.broadcast_arrays(a, b) for a, b in pairs]
-    smallest = np.arange(count)
+    joined = [(a, b if isinstance(b, np.ndarray) and b.ndim else np.full(len(a), b)) for a, b in pairs]
+    smallest = np.arange(count) if joined_before is None else joined_before.copy()
     if not joined:
         return smallest
     one, two = (np.concatenate([pair[i] for pair in joined]) for i in (0, 1))

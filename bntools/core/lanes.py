@@ -30,6 +30,17 @@ def is_ground(lane: Lane) -> bool:
     return lane.size == 1 and int(lane.flat[0]) == GROUND
 
 
+def distinct(lane: Lane) -> Lane:
+    """The labels in order, each once: nearly always they are that already, which is quicker to see than to do.
+
+    Example:
+        >>> distinct(np.array([3, 1, 3])).tolist()
+        [1, 3]
+    """
+    labels = lane.reshape(-1)
+    return labels if (labels[1:] > labels[:-1]).all() else np.unique(labels)
+
+
 def varies(lane: Lane) -> list[int]:
     """The axes along which labels differ."""
     return [axis for axis, size in enumerate(lane.shape) if size > 1]

@@ -70,6 +70,7 @@ class Problem:
         self.reads = np.zeros(flow.count, np.int64)
         self.plain = np.ones(flow.count, bool)  # a label of which nothing is required
         self.constant = np.zeros(flow.count, bool)
+        self._bad = np.zeros(flow.count, bool)  # only while a tie is made
         self._log: list[tuple[Array, Array, Array]] = []
         self._constants: list[Array] = []
         self._base()
@@ -121,8 +122,9 @@ class Problem:
             dead = (slope == 0) & (self.reads[child] > 0)
             bad = np.concatenate((bad, child[(self.signs[parent] == 3) | dead]))
         if len(bad):
-            root = self.scales.find(x)[0]
-            wrong = wrong | np.isin(root, self.scales.find(bad)[0])
+            self._bad[roots := self.scales.find(bad)[0]] = True
+            wrong = wrong | self._bad[self.scales.find(x)[0]]
+            self._bad[roots] = False
         return wrong
 
     def mark(self) -> Mark:
@@ -179,7 +181,7 @@ class Problem:
         if wrong.any():
             at = int(np.flatnonzero(wrong)[0])
             a, b = self.scales.value(x[at : at + 1])[0], self.scales.value(y[at : at + 1])[0] * s[at]
-            sign = np.isclose(abs(a), abs(b), rtol=1e-9) or np.isnan(a * b)
+            sign = not abs(abs(a) - abs(b)) > 1e-9 * abs(b)  # nor if they are not known
             return Conflict(call, Pin.SIGN if sign else Pin.SCALE, int(live[at]))
         wrong = self.shifts.tie(y, x, s, -shift[live])
         if wrong.any():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bntools.core.flow import Edge, Flow, Pin
-from bntools.core.forest import Array, Forest, components
+from bntools.core.forest import Array, Forest
 from bntools.core.lanes import GROUND
 from bntools.core.problem import Problem
 
@@ -107,8 +107,7 @@ def _votes(flow: Flow, gone: Collection[int]) -> Array:
         for labels in (taker.columns, taker.rows):
             if labels is not None:
                 np.add.at(votes, labels, 1)
-    classes = components(flow.count, flow.joined())
-    total: Array = np.bincount(classes, votes, flow.count).astype(np.int64)[classes]
+    total: Array = np.bincount(flow.classes, votes, flow.count).astype(np.int64)[flow.classes]
     return total
 
 
@@ -175,7 +174,7 @@ def _wrong(problem: Problem, gone: Mapping[int, Edge], found: Solution) -> Itera
         if call not in gone and call not in flow.takers:  # it stays, and can take nothing in
             for labels in (edge.x, edge.y):
                 bad[labels[_apart(s[labels], np.ones(labels.shape)) | (np.abs(t[labels]) > slack)]] = True
-    near = _near(problem, np.flatnonzero(bad))
+    near = _near(problem, np.flatnonzero(bad)) if bad.any() else bad
     for call, edge in gone.items():
         scale, shift = (numbers[edge.channel] for numbers in problem.maps[call])
         tied = ~problem.constant[edge.y]

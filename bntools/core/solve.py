@@ -14,6 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
+from bntools.core.bound import bound
 from bntools.core.flow import Flow, Pin
 from bntools.core.forest import components
 from bntools.core.problem import Conflict, Item, Mark, Problem, together
@@ -47,13 +48,13 @@ def _clusters(flow: Flow, items: Sequence[Item]) -> list[tuple[list[Item], bool]
 
     What cannot take anything in if it stays comes first, so that the others know.
     """
-    wires = [*flow.joined()]
+    wires = []
     for item in items:
         first = flow.edges[item.calls[0]].y[0]
         for call in item.calls:
             edge = flow.edges[call]
             wires += [(edge.x, edge.y), (edge.y, first)]
-    near = components(flow.count, wires)
+    near = components(flow.count, wires, flow.classes)
     sums = [near[total.out] for total in flow.totals if len(total.terms) > 1]
     summed = set(np.unique(together(sums)).tolist())
     clusters: dict[int, list[Item]] = defaultdict(list)
@@ -97,6 +98,9 @@ def _search(problem: Problem, order: Sequence[Item], summed: bool) -> _Attempt:
     alone = {item: _alone(problem, start, item) for item in best.missed}
     missed = [item for item, conflict in alone.items() if conflict is None]
     hopeful = [item for item in order if alone.get(item) is None]
+    problem.back(start)
+    if missed and bound(problem, hopeful) <= len(best.taken):
+        missed = []  # there is no larger set
     for other in _orders(hopeful, best, missed):
         found = attempt([*other, *(item for item in order if item not in hopeful)], least=len(best.taken) + 1)
         if found is not None and len(found.taken) > len(best.taken):
