@@ -42,8 +42,13 @@ def draw_edits(
         solution: the map of every label.
         watch: paths of other modules of which it is to be known what stands for what they return.
     """
-    staying = (taker for taker in flow.takers.values() if taker.call.index not in gone)
-    changes = [change for taker in staying if (change := _change(taker, solution, flow.graph.capture.norms))]
+    staying = flow.takers.keys() - gone.keys()
+    norms = flow.graph.capture.norms
+    changes = [
+        change
+        for index, taker in flow.takers.items()
+        if index in staying and (change := _change(taker, solution, norms))
+    ]
     reach = _Reach(flow, gone, solution, changes)
     rows: dict[int, list[str]] = defaultdict(list)
     columns: dict[int, list[str]] = defaultdict(list)
@@ -57,7 +62,7 @@ def draw_edits(
             columns[change.taker.call.index].append(bn.site.name)
         calls = {c.taker.call.index: c.taker for c in (*on_rows, *on_columns)}
         into = tuple(dict.fromkeys(calls[i].host.path for i in sorted(calls)))
-        through = _through(flow, bn.call, calls.keys(), gone.keys(), side)
+        through = _through(flow, bn.call, staying | calls.keys(), side)
         edits.append(Edit(bn.site, side, into, through, bn.paths, bn.keeps))
     hosts = tuple(
         _host(c, tuple(rows[c.taker.call.index]), tuple(columns[c.taker.call.index])) for c in changes
@@ -128,8 +133,12 @@ class _Reach:
                 self._rows[self._class_of(change.taker.rows)].append(change)
             if change.columns:
                 self._columns[self._class_of(change.taker.columns)].append(change)
-        for index in self._edges:
-            for root in self._classes(index):
+        self._classes = {
+            index: {self._class_of(edge.x), self._class_of(edge.y)} - {-1}
+            for index, edge in self._edges.items()
+        }
+        for index, classes in self._classes.items():
+            for root in classes:
                 self._near[root].append(index)
 
     def _class_of(self, lane: Array | None) -> int:
@@ -138,16 +147,11 @@ class _Reach:
         moved = self._moved[lane]
         return int(self._class[lane[np.argmax(moved)]]) if moved.any() else -1
 
-    def _classes(self, index: int) -> set[int]:
-        """Those in front of a BatchNorm and behind it."""
-        edge = self._edges[index]
-        return {self._class_of(edge.x), self._class_of(edge.y)} - {-1}
-
     def of(self, index: int) -> tuple[list[_Change], list[_Change], Side]:
         """The changes of output channels and of input channels, and where they are."""
         rows: dict[int, _Change] = {}
         columns: dict[int, _Change] = {}
-        waiting, seen = [*self._classes(index)], set[int]()
+        waiting, seen = [*self._classes[index]], set[int]()
         while waiting:
             near = waiting.pop()
             if near in seen:
@@ -156,17 +160,14 @@ class _Reach:
             rows.update({id(c): c for c in self._rows[near]})
             columns.update({id(c): c for c in self._columns[near]})
             for other in self._near[near]:
-                waiting += self._classes(other)
+                waiting += self._classes[other]
         side = Side.BOTH if rows and columns else Side.DOWNSTREAM if columns else Side.UPSTREAM
         return list(rows.values()), list(columns.values()), side
 
 
-def _through(
-    flow: Flow, bn: Call, hosts: Collection[int], gone: Collection[int], side: Side
-) -> tuple[str, ...]:
+def _through(flow: Flow, bn: Call, stop: Collection[int], side: Side) -> tuple[str, ...]:
     """The operators between a BatchNorm and the layers that take it in, from the BatchNorm on."""
     graph = flow.graph
-    stop = {index for index in flow.takers if index not in gone} | set(hosts)
     found: dict[str, None] = {}
     waiting: list[Value] = [*bn.outputs] if side is Side.DOWNSTREAM else [bn.args["input"]]
     seen: set[int] = set()

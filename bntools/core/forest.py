@@ -72,30 +72,33 @@ class Forest:
             for each place, whether it contradicts what was required before; such a place changes nothing.
         """
         # What numpy's own broadcasting costs is more than all that follows for a few channels.
-        y, a, b = (v if isinstance(v, np.ndarray) else np.full(len(x), v) for v in (y, a, b))
+        return self._tie(x, *(_wide(v, len(x)) for v in (y, a, b)))
+
+    def _tie(self, x: Array, y: Array, a: Array, b: Array) -> Array:
         wrong = np.zeros(len(x), bool)
         left = np.arange(len(x))
         while len(left):
-            (rx, ax, bx), (ry, ay, by) = self.find(x[left]), self.find(y[left])
+            (rx, ax, bx), (ry, ay, by) = self.find(x), self.find(y)
             # value(x) = ax·X + bx and value(y) = ay·Y + by for the roots X and Y, so p·X = q·Y + r.
-            here = a[left]
-            p, q, r = ax, here * ay, here * by + b[left] - bx
+            p, q, r = ax, a * ay, a * by + b - bx
             same = rx == ry
             if same.any():
-                scale = np.abs(here * by) + np.abs(b[left]) + np.abs(bx)
+                scale = np.abs(a * by) + np.abs(b) + np.abs(bx)
                 wrong[left[same]] = self._contradicts(rx, p, q, r, scale)[same]
-                left, rx, ry, p, q, r = (v[~same] for v in (left, rx, ry, p, q, r))
-            if not len(left):
-                break
+                if same.all():
+                    break
+                left, x, y, a, b, rx, ry, p, q, r = (v[~same] for v in (left, x, y, a, b, rx, ry, p, q, r))
             # The smaller tree goes under the larger; where a factor is 0, there is one way only.
             down = (self.size[rx] <= self.size[ry]) & (p != 0) | (q == 0)
             child, parent = np.where(down, rx, ry), np.where(down, ry, rx)
+            slope, shift = np.where(down, q, p), np.where(down, r, -r)
+            over = np.where(down, p, q)
             first = self._apart(child, parent)
-            over, slope, shift = (np.where(down, one, two)[first] for one, two in ((p, q), (q, p), (r, -r)))
-            self._attach(child[first], parent[first], slope / over, shift / over)
             if first.all():
+                self._attach(child, parent, slope / over, shift / over)
                 break
-            left = left[~first]
+            self._attach(child[first], parent[first], slope[first] / over[first], shift[first] / over[first])
+            left, x, y, a, b = (v[~first] for v in (left, x, y, a, b))
         return wrong
 
     def _apart(self, child: Array, parent: Array) -> Array:
@@ -144,6 +147,10 @@ class Forest:
             np.subtract.at(self.size, self.parent[child], self.size[child])
             self.parent[child] = child
             self.a[child], self.b[child] = a, b
+
+
+def _wide(value: Array | float, length: int) -> Array:
+    return value if isinstance(value, np.ndarray) else np.full(length, value)
 
 
 def components(

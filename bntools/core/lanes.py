@@ -31,7 +31,7 @@ def is_ground(lane: Lane) -> bool:
 
 
 def distinct(lane: Lane) -> Lane:
-    """The labels in order, each once: nearly always they are that already, which is quicker to see than to do.
+    """The labels in order, each once. Nearly always that is what they are, which is quicker to see.
 
     Example:
         >>> distinct(np.array([3, 1, 3])).tolist()
@@ -50,7 +50,8 @@ def along(lane: Lane, axis: int, size: int) -> Lane | None:
     """The labels along one axis, or None if they differ along another one too."""
     if any(n > 1 for i, n in enumerate(lane.shape) if i != axis):
         return None
-    return np.broadcast_to(lane.reshape(-1), (size,))
+    labels = lane.reshape(-1)
+    return labels if len(labels) == size else np.broadcast_to(labels, (size,))
 
 
 def spread(labels: Lane, axis: int, rank: int) -> Lane:

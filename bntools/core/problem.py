@@ -51,6 +51,20 @@ def together(arrays: Sequence[Array]) -> Array:
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
 
 
+def in_a_row(
+    edges: Mapping[int, Edge], maps: Mapping[int, tuple[Array, Array]]
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Of many BatchNorms the labels x and y, the scale and the shift between them, and the call that each is
+    of.
+    """
+    x, y = together([edge.x for edge in edges.values()]), together([edge.y for edge in edges.values()])
+    scale, shift = (
+        np.concatenate([np.zeros(0), *(maps[call][i][edge.channel] for call, edge in edges.items())])
+        for i in (0, 1)
+    )
+    return x, y, scale, shift, np.repeat([*edges], [len(edge.x) for edge in edges.values()])
+
+
 class Problem:
     """The equations of a flow, and the BatchNorms that have been let go so far.
 
@@ -152,6 +166,20 @@ class Problem:
                 return conflict
         return None
 
+    def take_all(self, items: Sequence[Item]) -> set[Item]:
+        """Let many items go at once, and return those with which something is wrong: at least one of those
+        that do not go together. Then the equations hold for nothing, and are to be taken back.
+        """
+        edges = {call: self.flow.edges[call] for item in items for call in item.calls}
+        x, y, scale, shift, owner = in_a_row(edges, self.maps)
+        self._unread(x)
+        live = scale != 0
+        wrong = ~live
+        wrong[live] = self._tie(x[live], y[live], scale[live]) | self.constant[x[live]]
+        wrong[live] |= self.shifts.tie(y[live], x[live], scale[live], -shift[live])
+        bad = set(owner[wrong].tolist())
+        return {item for item in items if not bad.isdisjoint(item.calls)}
+
     def leave(self, item: Item) -> Conflict | None:
         """Let an item stay; one that cannot take anything in holds what is around it."""
         if not item.rigid:
@@ -171,9 +199,7 @@ class Problem:
 
     def _go(self, call: int, edge: Edge) -> Conflict | None:
         scale, shift = (numbers[edge.channel] for numbers in self.maps[call])
-        root = self.scales.find(edge.x)[0]
-        self._log.append((root, self.signs[root].copy(), self.reads[root].copy()))
-        np.subtract.at(self.reads, root, 1)
+        self._unread(edge.x)
         live = np.flatnonzero(scale)
         x, y, s = edge.x[live], edge.y[live], scale[live]
         taken = self.constant[x]
@@ -190,6 +216,12 @@ class Problem:
             if not self._go_flat(int(edge.x[pair]), int(edge.y[pair])):
                 return Conflict(call, Pin.SCALE, int(pair), flat=True)
         return None
+
+    def _unread(self, x: Array) -> None:
+        """There is one less that reads these."""
+        root = self.scales.find(x)[0]
+        self._log.append((root, self.signs[root].copy(), self.reads[root].copy()))
+        np.subtract.at(self.reads, root, 1)
 
     def _go_flat(self, x: int, y: int) -> bool:
         """A channel with S = 0 returns T whatever it reads.

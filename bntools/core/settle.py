@@ -14,7 +14,7 @@ import numpy as np
 from bntools.core.flow import Edge, Flow, Pin
 from bntools.core.forest import Array, Forest
 from bntools.core.lanes import GROUND
-from bntools.core.problem import Problem
+from bntools.core.problem import Problem, in_a_row
 
 _CLOSE = 1e-9
 _ROUNDED = 1e-12
@@ -67,10 +67,10 @@ def settle(
     for pin in flow.pins:
         if pin.what & Pin.SHIFT:
             shifts.tie(pin.labels, GROUND, 1.0, 0.0)
-    for call, edge in gone.items():
-        tied = ~problem.constant[edge.y]
-        if shifts.tie(edge.x[tied], edge.y[tied], 1.0, (s[edge.y] * maps[call][1][edge.channel])[tied]).any():
-            broken.add(call)
+    x, y, _, shift, owner = in_a_row(gone, maps)
+    tied = ~problem.constant[y]
+    wrong = shifts.tie(x[tied], y[tied], 1.0, (s[y] * shift)[tied])
+    broken.update(owner[tied][wrong].tolist())
     t = _shifts(problem, shifts, votes)
     with np.errstate(divide="ignore", invalid="ignore"):
         r, v = 1 / s, -t / s

@@ -32,15 +32,34 @@ def choose(problem: Problem, items: Sequence[Item]) -> tuple[list[Item], dict[in
         problem: the equations, with nothing let go; afterwards with the chosen ones.
         items: in order of execution.
     """
-    start, clusters = problem.mark(), _clusters(problem.flow, items)
+    clusters = _clusters(problem.flow, items)
+    taken = _whole(problem, clusters)
+    rest = [(order, summed) for order, summed in clusters if order[0] not in taken]
+    found = [_search(problem, order, checked=False) for order, summed in rest if not summed]
+    start = problem.mark()
     for checked in (False, True):  # sums hold almost always, and are looked at once
         problem.back(start)
-        best = [_search(problem, order, summed and checked) for order, summed in clusters]
+        with_sums = [_search(problem, order, checked) for order, summed in rest if summed]
         if not problem.unmet():
             break
-    missed = {item: conflict for each in best for item, conflict in each.missed.items()}
+    found += with_sums
+    missed = {item: conflict for each in found for item, conflict in each.missed.items()}
     conflicts = {call: conflict for item, conflict in missed.items() for call in item.calls}
-    return [item for each in best for item in each.taken], conflicts
+    return [*taken, *(item for each in found for item in each.taken)], conflicts
+
+
+def _whole(problem: Problem, clusters: Sequence[tuple[list[Item], bool]]) -> dict[Item, None]:
+    """The items of those clusters of which all go, let go: in most networks that is nearly all there is."""
+    start = problem.mark()
+    wrong = problem.take_all([item for order, _ in clusters for item in order])
+    problem.back(start)
+    good = [(order, summed) for order, summed in clusters if wrong.isdisjoint(order)]
+    for some in (good, [(order, summed) for order, summed in good if not summed]):
+        items = [item for order, _ in some for item in order]
+        if not problem.take_all(items) and not problem.unmet():
+            return dict.fromkeys(items)
+        problem.back(start)
+    return {}
 
 
 def _clusters(flow: Flow, items: Sequence[Item]) -> list[tuple[list[Item], bool]]:
@@ -55,13 +74,13 @@ def _clusters(flow: Flow, items: Sequence[Item]) -> list[tuple[list[Item], bool]
             edge = flow.edges[call]
             wires += [(edge.x, edge.y), (edge.y, first)]
     near = components(flow.count, wires, flow.classes)
-    sums = [near[total.out] for total in flow.totals if len(total.terms) > 1]
-    summed = set(np.unique(together(sums)).tolist())
+    summed = np.zeros(flow.count, bool)
+    summed[together([near[total.out] for total in flow.totals if len(total.terms) > 1])] = True
     clusters: dict[int, list[Item]] = defaultdict(list)
     for item in items:
         clusters[int(near[flow.edges[item.calls[0]].y[0]])].append(item)
     return [
-        (sorted(cluster, key=lambda i: not i.rigid), root in summed) for root, cluster in clusters.items()
+        (sorted(cluster, key=lambda i: not i.rigid), bool(summed[root])) for root, cluster in clusters.items()
     ]
 
 
@@ -75,16 +94,22 @@ class _Attempt:
     missed: dict[Item, Conflict]
 
 
-def _search(problem: Problem, order: Sequence[Item], summed: bool) -> _Attempt:
-    """The best of some attempts; the problem is left with it."""
+def _search(problem: Problem, order: Sequence[Item], checked: bool) -> _Attempt:
+    """The best of some attempts; the problem is left with it.
+
+    Args:
+        problem: the equations.
+        order: the items of a cluster.
+        checked: whether its sums are to hold.
+    """
     start = problem.mark()
 
     def attempt(order: Sequence[Item], stay: Sequence[Item] = (), least: int = 0) -> _Attempt | None:
         """Look at the sums once at the end, and at each step only if they do not hold."""
-        for check in (False, True) if summed else (False,):
+        for check in (False, True) if checked else (False,):
             problem.back(start)
             found = _attempt(problem, order, stay, check)
-            if found is None or len(found.taken) < least or check or not summed or not problem.unmet():
+            if found is None or len(found.taken) < least or check or not checked or not problem.unmet():
                 return found
         return None
 
@@ -107,10 +132,16 @@ def _search(problem: Problem, order: Sequence[Item], summed: bool) -> _Attempt:
             best = found
             if len(hopeful) <= _FEW:
                 break
-    again = attempt(best.order, best.stay)
-    assert again is not None
-    again.missed.update({item: c for item, c in alone.items() if item in again.missed and c is not None})
-    return again
+    problem.back(start)
+    if problem.take_all(best.taken):  # where a scale is 0, the order matters
+        again = attempt(best.order, best.stay)
+        assert again is not None
+        best = again
+    else:
+        for item in best.missed:
+            problem.leave(item)
+    best.missed.update({item: c for item, c in alone.items() if item in best.missed and c is not None})
+    return best
 
 
 def _alone(problem: Problem, start: Mark, item: Item) -> Conflict | None:
@@ -147,15 +178,29 @@ def _attempt(problem: Problem, order: Sequence[Item], stay: Sequence[Item], chec
     for item in stay:
         if problem.leave(item) is not None:
             return None
-    taken = []
-    for item in order:
+    taken: list[Item] = []
+    at, many = 0, 1
+    while at < len(order):
         mark = problem.mark()
+        if many > 1:  # many at once, and more of them as long as they go
+            some = order[at : at + many]
+            if problem.take_all(some):
+                problem.back(mark)
+                many //= 2
+            else:
+                taken += some
+                at += many
+                many *= 2
+            continue
+        item = order[at]
+        at += 1
         conflict = problem.take(item)
         if conflict is None and check and problem.unmet():
             problem.back(mark)
             conflict = Conflict(item.calls[0], Pin.SHIFT, 0)
         if conflict is None:
             taken.append(item)
+            many = 1 if check else 2
         else:
             missed[item] = conflict
             if problem.leave(item) is not None:

@@ -66,7 +66,7 @@ class Sums:
             alone = there[_once(root[there])]
             if len(alone):
                 rounds.append(alone[_first(equation[alone])])
-                alive &= ~np.isin(equation, equation[alone])
+                alive &= ~_among(equation, equation[alone])
                 continue
             only = there[_once(equation[there])]
             if not len(only):
@@ -74,7 +74,7 @@ class Sums:
                 break
             only = only[_first(root[only])]
             value[root[only]] = -known[equation[only]] / factor[only]
-            told = alive & np.isin(root, root[only])
+            told = alive & _among(root, root[only])
             np.add.at(known, equation[told], (factor * value[root])[told])
             alive &= ~told
         for pivots in reversed(rounds):
@@ -86,7 +86,9 @@ class Sums:
         np.add.at(gap, equation, factor * value[root])
         np.add.at(size, equation, np.abs(factor * value[root]))
         slack = _ROUNDED * np.max(size, initial=0.0)
-        roots = np.unique(root)
+        there = np.zeros(len(value), bool)
+        there[root] = True
+        roots = np.flatnonzero(there)
         return np.abs(gap) > _CLOSE * size + slack, roots, value[roots]
 
     @staticmethod
@@ -124,11 +126,20 @@ class Sums:
 
 def _once(keys: Array) -> Array:
     """Which of the keys stand there once."""
-    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    once: Array = counts[inverse] == 1
+    once: Array = np.bincount(keys)[keys] == 1
     return once
+
+
+def _among(keys: Array, some: Array) -> Array:
+    """Which of the keys, all of them small numbers, are among some of them."""
+    there = np.zeros(keys.max(initial=0) + 1, bool)
+    there[some] = True
+    among: Array = there[keys]
+    return among
 
 
 def _first(keys: Array) -> Array:
     """The place of each key's first occurrence."""
-    return np.unique(keys, return_index=True)[1]
+    place = np.full(keys.max(initial=0) + 1, -1)
+    place[keys[::-1]] = np.arange(len(keys))[::-1]
+    return place[place >= 0]
