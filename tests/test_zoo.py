@@ -1,5 +1,5 @@
-"""Real architectures: each is folded as a module and as a program; those of the sample also as a pickle, which
-the command line opens.
+"""Real architectures: each is folded as a module and as a program; those of the sample also as a pickle
+that the command line opens.
 
 The sample runs with the other tests; `make zoo` runs all of them and adds up what it found.
 """
