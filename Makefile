@@ -56,6 +56,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.help_against_typer
 	$(BIN)/python -m tests.bench.find_against_capture
 	$(BIN)/python -m tests.bench.latency_in_onnx
+	$(BIN)/python -m tests.bench.simplify
 
 clean:
 	rm -rf .venv $(PEERS) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

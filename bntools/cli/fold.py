@@ -39,6 +39,14 @@ def fold(
             envvar="BNTOOLS_BAKE_PARAMETRIZATIONS",
         ),
     ] = False,
+    simplify: Annotated[
+        bool,
+        typer.Option(
+            "--simplify",
+            help="Let a BatchNorm that stays become an addition or a multiply-add where that is faster here.",
+            envvar="BNTOOLS_SIMPLIFY",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, change and write nothing.")
     ] = False,
@@ -95,6 +103,7 @@ def fold(
             level="program" if program else "module",
             inplace=not program,
             bake=bake_parametrizations,
+            simplify=simplify,
             verify=not (no_verify or dry_run),
             progress=out.step,
         )
@@ -105,7 +114,7 @@ def fold(
             out.step("measuring the latency")
             measured = measure(original, surgery.model, surgery.example)
         written = None
-        if failure is None and not dry_run and (plan.edits or output is not None):
+        if failure is None and not dry_run and (plan.changes or output is not None):
             out.step("writing")
             made = write(found, surgery, target, force=force, certain=strict)
             written, failure = (None, made) if isinstance(made, Failure) else (made, None)
@@ -146,6 +155,6 @@ def _failure(plan: Plan, report: Report, strict: bool, most: int | None) -> Fail
     if limit is not None and remaining > limit:
         why = f"{remaining} of {len(plan.sites)} BatchNorms stay, at most {limit} may"
         return Failure(why, "nothing was written", PromiseError.exit_code)
-    if strict and plan.edits and report.verdict.value == "inconclusive":
+    if strict and plan.changes and report.verdict.value == "inconclusive":
         return Failure(f"the proof is inconclusive: {report.why}", "nothing was written", 5)
     return None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
 from bntools.cli.printable import annotation, printable
-from bntools.cli.text import taken_by, why_not
-from bntools.core.plan import Plan, Site
+from bntools.cli.text import left_of, taken_by, why_not
+from bntools.core.plan import Plan, Refusal, Site
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
     from bntools.core.verify import Report
@@ -21,8 +21,9 @@ def github(
 ) -> None:
     """A notice with the result, and a warning for each site that stays."""
     _plain(out, annotation("notice", verb, summary(sites, plan, report)))
+    left = left_of(plan) if plan else {}
     for refusal in plan.refusals if plan else ():
-        text = f"{refusal.site.name}: {why_not(refusal)}; {refusal.remedy}"
+        text = f"{refusal.site.name}: {_why(refusal, left)}; {refusal.remedy}"
         _plain(out, annotation("warning", verb, text))
 
 
@@ -40,7 +41,8 @@ def markdown(
     if written is not None:
         _plain(out, f"Written: {_code(written.path)}\n")
     into = {e.site.name: taken_by(plan, e, _code) for e in plan.edits} if plan else {}
-    why = {r.site.name: why_not(r) for r in plan.refusals} if plan else {}
+    left = left_of(plan) if plan else {}
+    why = {r.site.name: _why(r, left) for r in plan.refusals} if plan else {}
     if not sites:
         return
     _plain(out, "| site | type | channels | folds into, or why not |")
@@ -60,6 +62,12 @@ def summary(sites: Sequence[Site], plan: Plan | None, report: Report | None) -> 
     if report is not None and report.verdict.value != "skipped":
         text += f"; {report.verdict.value}, off by {report.error:.1e} of the scale in float64"
     return text
+
+
+def _why(refusal: Refusal, left: Mapping[str, str]) -> str:
+    """Why a site stays, and what it becomes."""
+    name = refusal.site.name
+    return why_not(refusal) + (f"; it becomes {left[name]}" if name in left else "")
 
 
 def _plain(out: Console, text: str) -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape as markup_escape
 
 from bntools.cli.facts import Loading, Output
 from bntools.cli.printable import printable
-from bntools.core.plan import Edit, Plan, Refusal, Side, Site
+from bntools.core.plan import Edit, Op, Plan, Refusal, Side, Site
 from bntools.core.reasons import REMEDIES, Reason
 
 if TYPE_CHECKING:  # both import torch, which a screen can do without
@@ -26,6 +26,8 @@ _WHERE = {
     Side.BOTH: ", on both sides",
     Side.SIBLING: ", beside it",
 }
+
+_LEFT = {Op.SHIFT: "an addition for each channel", Op.AFFINE: "a multiply-add for each channel"}
 
 
 def escape(text: str) -> str:
@@ -76,9 +78,18 @@ def census(out: Console, sites: Sequence[Site], plan: Plan | None) -> None:
 def folded(out: Console, plan: Plan, *, dry: bool) -> None:
     """How many sites fold into what, and each one that stays."""
     _line(out, "would fold" if dry else "folded", _count(plan))
+    reduced(out, plan)
     stays(out, plan.refusals)
     for text in plan.notes:
         note(out, text)
+
+
+def reduced(out: Console, plan: Plan) -> None:
+    """Of those that stay, the ones that become something faster."""
+    for op, what in _LEFT.items():
+        names = [reduction.site.name for reduction in plan.reductions if reduction.op is op]
+        if names:
+            _line(out, "reduced", f"{len(names)} to {what}: {', '.join(names)}")
 
 
 def stays(out: Console, refusals: Sequence[Refusal]) -> None:
@@ -137,6 +148,7 @@ def file_check(out: Console, written: Output | None) -> None:
 def replayed(out: Console, plan: Plan, name: str) -> None:
     """What was done again, and from which file."""
     _line(out, "replayed", f"{_count(plan)}, from {name}")
+    reduced(out, plan)
     _line(out, "", "every tensor is that of the file, bit for bit")
 
 
@@ -169,7 +181,7 @@ def _line(out: Console, label: str, text: str, *, markup: bool = False) -> None:
 
 def _count(plan: Plan) -> str:
     total = len(plan.sites)
-    ops = {host.path: host.op for host in plan.hosts}
+    ops = _ops(plan)
     into = Counter(f"into {ops[e.into[0]]}{_WHERE[e.side]}" if e.into else "into nothing" for e in plan.edits)
     kinds = ", ".join(f"{n} {where.replace(',', '')}" for where, n in into.most_common())
     noun = "BatchNorm" if total == 1 else "BatchNorms"
@@ -178,11 +190,22 @@ def _count(plan: Plan) -> str:
 
 def taken_by(plan: Plan, edit: Edit, name: Callable[[str], str] = str) -> str:
     """The layers that take a BatchNorm in: the first few, each by its *name*."""
-    ops = {host.path: host.op for host in plan.hosts}
+    ops = _ops(plan)
     names = [f"{name(path or 'the model')} ({ops[path]})" for path in edit.into[:_NAMED]]
     more = len(edit.into) - len(names)
     listed = ", ".join(names) + (f" and {more} more" if more else "")
     return f"{listed}{_WHERE[edit.side]}" if names else "nothing: nobody sees it"
+
+
+def _ops(plan: Plan) -> dict[str, str]:
+    """What each layer is that takes something in, by its path."""
+    reduced = {reduction.removes[0]: reduction.op.value for reduction in plan.reductions if reduction.removes}
+    return reduced | {host.path: host.op for host in plan.hosts}
+
+
+def left_of(plan: Plan) -> dict[str, str]:
+    """By the name of a site that is reduced, what it becomes."""
+    return {reduction.site.name: _LEFT[reduction.op] for reduction in plan.reductions}
 
 
 def in_its_way(refusal: Refusal) -> str:

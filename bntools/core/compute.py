@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from bntools.core.algebra import fold_bias, fold_weight, shift_of
 from bntools.core.exact import exact_copy
 from bntools.core.numbers import Take
-from bntools.core.plan import Host, Plan
+from bntools.core.plan import Host, Plan, Reduction
 from bntools.core.untouched import untouched
 from bntools.errors import PlanError
 
@@ -47,14 +47,26 @@ def fold_tensors(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], froze
             if host.weight_key not in tensors or (host.bias_key and host.bias_key not in tensors):
                 made = _folded(model, host, take)
                 tensors.update({key: t for key, t in made.items() if key not in tensors})
-        bad = _overflowing(model, tensors)
+        for reduction in plan.reductions:
+            tensors |= _reduced(model, reduction, plan.maps.reduced[reduction.site.name])
+        bad = _overflowing(model, tensors, {key for host in plan.hosts for key in (*host.weight, *host.bias)})
     sites = {
         site
         for host in plan.hosts
         if {host.weight_key, host.bias_key} & bad
         for site in (*host.rows, *host.columns)
     }
+    sites |= {r.site.name for r in plan.reductions if {r.weight_key, r.bias_key} & bad}
     return tensors, frozenset(sites)
+
+
+def _reduced(model: nn.Module, reduction: Reduction, numbers: tuple[Any, Any]) -> dict[str, Tensor]:
+    """The scale and the shift that a BatchNorm becomes, in the dtype of its statistics."""
+    like = get_tensor(model, f"{reduction.removes[0]}.running_mean")
+    assert like is not None
+    scale, shift = (torch.from_numpy(each).to(like.device, like.dtype) for each in numbers)
+    weight = {reduction.weight_key: scale} if reduction.weight_key else {}
+    return {**weight, reduction.bias_key: shift}
 
 
 def _folded(model: nn.Module, host: Host, take: Take) -> dict[str, Tensor]:
@@ -84,8 +96,14 @@ def _folded(model: nn.Module, host: Host, take: Take) -> dict[str, Tensor]:
     return tensors
 
 
-def _overflowing(model: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
-    """The keys of tensors that are not finite although the old ones were, with one look at each device."""
+def _overflowing(model: nn.Module, tensors: Mapping[str, Tensor], before: Collection[str]) -> set[str]:
+    """The keys of tensors that are not finite although the old ones were, with one look at each device.
+
+    Args:
+        model: with the old ones.
+        tensors: the new ones.
+        before: the keys of those that it has.
+    """
     by_device: dict[torch.device, dict[str, Tensor]] = defaultdict(dict)
     for key, tensor in tensors.items():
         if tensor.numel():
@@ -94,7 +112,7 @@ def _overflowing(model: nn.Module, tensors: Mapping[str, Tensor]) -> set[str]:
     for finite in by_device.values():
         for key, fine in zip(finite, torch.stack(list(finite.values())).tolist(), strict=True):
             if not fine:
-                old = get_tensor(model, key)
+                old = get_tensor(model, key) if key in before else None
                 if old is None or bool(old.isfinite().all()):
                     bad.add(key)
     return bad

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from bntools.core.forest import Array, components
 from bntools.core.lanes import GROUND
 from bntools.core.maps import Norm
 from bntools.core.numbers import Maps, Seen, Take
-from bntools.core.plan import Edit, Host, Side
+from bntools.core.plan import Edit, Host, Op, Reduction, Side
+from bntools.core.reduce import Reducible, draw_reductions
 from bntools.core.settle import Solution
 from bntools.core.sites import BatchNorm
 
@@ -32,16 +34,22 @@ class _Change:
 
 
 def draw_edits(
-    flow: Flow, gone: Mapping[int, BatchNorm], solution: Solution, watch: Collection[str] = ()
-) -> tuple[tuple[Edit, ...], tuple[Host, ...], Maps]:
-    """The edits, hosts and numbers of a plan.
+    flow: Flow,
+    gone: Mapping[int, BatchNorm],
+    solution: Solution,
+    watch: Collection[str] = (),
+    reduce: Reducible = MappingProxyType({}),
+) -> tuple[tuple[Edit, ...], tuple[Host, ...], tuple[Reduction, ...], Maps]:
+    """The edits, hosts, reductions and numbers of a plan.
 
     Args:
         flow: of the capture.
         gone: the BatchNorms that go, by the index of their call.
         solution: the map of every label.
         watch: paths of other modules of which it is to be known what stands for what they return.
+        reduce: BatchNorms that stay, and what is faster than each of them.
     """
+    reductions, reduced = draw_reductions(flow, reduce, solution)
     staying = flow.takers.keys() - gone.keys()
     norms = flow.graph.capture.norms
     changes = [
@@ -49,29 +57,38 @@ def draw_edits(
         for index, taker in flow.takers.items()
         if index in staying and (change := _change(taker, solution, norms))
     ]
-    reach = _Reach(flow, gone, solution, changes)
+    others = {r.site.at: r for r in reductions if r.site.at is not None}
+    level = {index for index, r in others.items() if r.op is Op.SHIFT and index in flow.edges}
+    reach = _Reach(flow, gone.keys() | level, solution, changes)
     rows: dict[int, list[str]] = defaultdict(list)
     columns: dict[int, list[str]] = defaultdict(list)
     edits = []
-    for index in sorted(gone):
-        bn = gone[index]
+    for index in sorted(gone.keys() | level):
+        name = gone[index].site.name if index in gone else others[index].site.name
         on_rows, on_columns, side = reach.of(index)
         for change in on_rows:
-            rows[change.taker.call.index].append(bn.site.name)
+            rows[change.taker.call.index].append(name)
         for change in on_columns:
-            columns[change.taker.call.index].append(bn.site.name)
+            columns[change.taker.call.index].append(name)
+        if index in level:
+            continue
+        bn = gone[index]
         calls = {c.taker.call.index: c.taker for c in (*on_rows, *on_columns)}
         into = tuple(dict.fromkeys(calls[i].host.path for i in sorted(calls)))
         through = _through(flow, bn.call, staying | calls.keys(), side)
         edits.append(Edit(bn.site, side, into, through, bn.paths, bn.keeps))
     hosts = tuple(
-        _host(c, tuple(rows[c.taker.call.index]), tuple(columns[c.taker.call.index])) for c in changes
+        _host(c, tuple(rows[c.taker.call.index]), tuple(columns[c.taker.call.index]))
+        for c in changes
+        if c.taker.call.index not in others
     )
-    seen = {bn.site.name: _seen(flow, bn.site.name, bn.returned, solution) for bn in gone.values()}
+    away = [*gone.values(), *(reduce[index][0] for index in others)]
+    seen = {bn.site.name: _seen(flow, bn.site.name, bn.returned, solution) for bn in away}
     for module in flow.graph.capture.modules:
         if module.path in watch and len(module.outputs) == 1:
             seen[module.path] = _seen(flow, module.path, module.outputs[0], solution)
-    return tuple(edits), hosts, Maps({c.taker.call.index: c.take for c in changes}, seen)
+    takes = {c.taker.call.index: c.take for c in changes if c.taker.call.index not in others}
+    return tuple(edits), hosts, reductions, Maps(takes, seen, reduced)
 
 
 def _change(taker: Taker, solution: Solution, norms: Mapping[int, Norm]) -> _Change | None:
@@ -111,9 +128,7 @@ class _Reach:
     stand between two of them. What one has a part in lies on its side of classes with a map.
     """
 
-    def __init__(
-        self, flow: Flow, gone: Mapping[int, BatchNorm], solution: Solution, changes: list[_Change]
-    ) -> None:
+    def __init__(self, flow: Flow, gone: Collection[int], solution: Solution, changes: list[_Change]) -> None:
         self._edges = {index: flow.edges[index] for index in gone}
         lanes = [change.taker.rows for change in changes]
         lanes += [

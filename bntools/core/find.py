@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from bntools.core.aliases import find_overwritten
 from bntools.core.calls import Capture
@@ -19,7 +20,7 @@ from bntools.core.explain import Explainer
 from bntools.core.flow import Flow
 from bntools.core.graph import BlockedError, Graph, where
 from bntools.core.layout import check_layout
-from bntools.core.plan import Plan, Promise, Refusal
+from bntools.core.plan import Op, Plan, Promise, Refusal
 from bntools.core.problem import Conflict, Item, Problem
 from bntools.core.reasons import Reason
 from bntools.core.settle import Solution, settle
@@ -37,6 +38,7 @@ def find_folds(
     bake: bool = False,
     refuse: Mapping[str, tuple[Reason, str]] | None = None,
     watch: Collection[str] = (),
+    reduce: Mapping[str, Collection[Op]] = MappingProxyType({}),
 ) -> Plan:
     """Decide every site of a capture.
 
@@ -45,6 +47,7 @@ def find_folds(
         bake: whether hosts with a parametrised weight may be made plain.
         refuse: sites to refuse whatever the capture says, by name, with reason and detail.
         watch: paths of other modules of which the plan's numbers are to say what stands for what they return.
+        reduce: for sites by name, what is faster than a BatchNorm there; those that stay become that.
 
     Returns:
         a plan in which each site is either in ``edits`` or in ``refusals``.
@@ -54,7 +57,9 @@ def find_folds(
     refusals = _standing(graph, sites, refuse or {})
     able = {bn.call.index: bn for bn in sites if bn.call.index not in refusals}
     flow = flow_of(graph, able, bake=bake)
-    gone, solution, conflicts, barred = _solved(flow, able)
+    reducible = {index: (bn, reduce[bn.site.name]) for index, bn in able.items() if bn.site.name in reduce}
+    level = [index for index, (_, ops) in reducible.items() if Op.SHIFT in ops and index in flow.takers]
+    gone, solution, conflicts, barred = _solved(flow, able, level)
     left = {index: bn for index, bn in able.items() if index not in gone}
     beside = _beside(capture, able) if left else {}
     explainer = Explainer(flow, gone) if left else None
@@ -65,7 +70,8 @@ def find_folds(
             refusals[index] = Refusal(bn.site, barred[index].reason, barred[index].detail)
         elif explainer is not None:
             refusals[index] = explainer.refusal(bn, conflicts.get(index))
-    edits, hosts, maps = draw_edits(flow, gone, solution, watch)
+    reducible = {index: each for index, each in reducible.items() if index not in gone}
+    edits, hosts, reductions, maps = draw_edits(flow, gone, solution, watch, reducible)
     return Plan(
         verb="fold",
         edits=edits,
@@ -74,6 +80,7 @@ def find_folds(
         hosts=hosts,
         notes=capture.notes,
         promise=Promise.SAME,
+        reductions=reductions,
         maps=maps,
     )
 
@@ -107,9 +114,15 @@ def _beside(capture: Capture, able: Mapping[int, BatchNorm]) -> dict[int, str]:
 
 
 def _solved(
-    flow: Flow, able: Mapping[int, BatchNorm]
+    flow: Flow, able: Mapping[int, BatchNorm], level: Sequence[int] = ()
 ) -> tuple[dict[int, BatchNorm], Solution, dict[int, Conflict], dict[int, BlockedError]]:
-    """The largest set that goes, with numbers that hold, and what stood in the way of the others."""
+    """The largest set that goes, with numbers that hold, and what stood in the way of the others.
+
+    Args:
+        flow: of the capture.
+        able: the BatchNorms that could go.
+        level: those of which the scale is to go, if they stay; nothing else stays for their sake.
+    """
     norms = flow.graph.capture.norms
     maps = {index: (norms[index].scale, norms[index].shift) for index in flow.edges}
     sizes = {index: (norms[index].before, norms[index].behind) for index in flow.edges}
@@ -129,6 +142,7 @@ def _solved(
         for item in alone.keys() - set(chosen):
             conflicts.update(alone[item])
         calls = sorted(call for item in chosen for call in item.calls)
+        levelled = [call for call in level if call not in calls and problem.level(call)]
         gone = {call: able[call] for call in calls}
         solution, broken, dear = settle(problem, {call: flow.edges[call] for call in calls}, sizes)
         bad = find_overwritten(flow.graph, gone)
@@ -138,6 +152,9 @@ def _solved(
         bad = bad or dict.fromkeys(
             broken, BlockedError(Reason.BLOCKED, "what is around it cannot take it in")
         )
+        if bad and levelled:
+            level = ()
+            continue
         if not bad:
             return gone, solution, conflicts, barred
         for item in items:

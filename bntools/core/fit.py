@@ -11,7 +11,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.capture import fingerprint
-from bntools.core.plan import Edit, Host, Part, Plan, plain
+from bntools.core.plan import REDUCED, Edit, Host, Part, Plan, Reduction
+from bntools.core.records import plain
 from bntools.core.untouched import untouched
 from bntools.errors import PlanError
 
@@ -29,30 +30,31 @@ def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> No
             "plan: it was made for a model with other tensors (names or shapes differ)",
             todo="give a fresh instance of the class that was folded, with the same arguments",
         )
-    expected = {key for host in plan.hosts for key in keys_of(host)}
-    if expected != set(tensors):
-        differ = ", ".join(map(plain, sorted(expected ^ set(tensors))[:5]))
+    if plan.keys != set(tensors):
+        differ = ", ".join(map(plain, sorted(plan.keys ^ set(tensors))[:5]))
         raise PlanError(
             f"plan: the tensors that it needs and those given differ: {differ}", todo="fold the model again"
         )
     for host in plan.hosts:
         for problem in _problems_of_host(model, host, tensors):
             raise PlanError(f"plan: {plain(host.path)}: {plain(problem, 300)}", todo="fold the model again")
-    for edit in plan.edits:
-        for problem in _problems(model, edit):
+    for change in plan.changes:
+        more = _problems_of_reduction(change, tensors) if isinstance(change, Reduction) else ()
+        for problem in (*_problems(model, change), *more):
             raise PlanError(
-                f"plan: {plain(edit.site.name)}: {plain(problem, 300)}", todo="fold the model again"
+                f"plan: {plain(change.site.name)}: {plain(problem, 300)}", todo="fold the model again"
             )
 
 
-def keys_of(host: Host) -> Iterator[str]:
-    """The keys of the tensors of a host that change or are made."""
-    yield host.weight_key
-    if host.bias_key:
-        yield host.bias_key
+def _problems_of_reduction(reduction: Reduction, tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    if any(part.name == REDUCED for part in reduction.keeps):
+        yield f"{REDUCED} is no name for what it keeps"
+    for key in filter(None, (reduction.weight_key, reduction.bias_key) if reduction.removes else ()):
+        if tensors[key].shape != (reduction.site.channels,) or not tensors[key].is_floating_point():
+            yield f"{key} should be {[reduction.site.channels]} numbers, not {list(tensors[key].shape)}"
 
 
-def _problems(model: nn.Module, edit: Edit) -> Iterator[str]:
+def _problems(model: nn.Module, edit: Edit | Reduction) -> Iterator[str]:
     """What of an edit cannot be done on this model; a plan from a file may say anything."""
     if not edit.removes:
         yield "it removes no BatchNorm"

@@ -14,11 +14,13 @@ from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDict
 from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.compute import get_tensor
-from bntools.core.fit import check_fit, keys_of, made, registered
+from bntools.core.fit import check_fit, made, registered
 from bntools.core.operator import Operator
-from bntools.core.plan import Host, Part, Plan, plain
+from bntools.core.plan import REDUCED, Edit, Host, Part, Plan, Reduction
+from bntools.core.records import plain
 from bntools.core.untouched import restore
 from bntools.errors import PlanError
+from bntools.norms.channelwise import ChannelAffine
 
 
 def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
@@ -46,7 +48,9 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
             _bake(model.get_submodule(path), name)
         for host in plan.hosts:
             _write(model, host, tensors)
-        bypass_(model, plan)
+        for change in plan.changes:
+            layer = _layer(model, change, tensors) if isinstance(change, Reduction) else None
+            _replace(model, change, layer)
     except BaseException:
         undo()
         raise
@@ -55,30 +59,55 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
 
 def bypass_(model: nn.Module, plan: Plan) -> None:
     """Take the BatchNorms of a plan out and leave their hosts as they are: a fold that forgets them."""
-    for edit in plan.edits:
-        rest: nn.Module | None = None
-        for path in edit.removes:
-            parent, _, name = path.rpartition(".")
-            owner, module = registered(model, parent), registered(model, path)
-            if owner is None or module is None:
-                raise PlanError(
-                    f"plan: {plain(edit.site.name)}: {plain(path)} has gone", todo="fold the model again"
-                )
-            if rest is None:
-                rest = _rest(module, edit.keeps)
-            owner._modules[name] = rest
+    for change in plan.changes:
+        _replace(model, change, None)
 
 
-def _rest(module: nn.Module, keeps: tuple[Part, ...]) -> nn.Module:
-    """What is left of a BatchNorm module: nothing, or what it does behind its normalisation."""
+def _replace(model: nn.Module, change: Edit | Reduction, layer: nn.Module | None) -> None:
+    """Put what is left of a BatchNorm in its place."""
+    rest: nn.Module | None = None
+    for path in change.removes:
+        parent, _, name = path.rpartition(".")
+        owner, module = registered(model, parent), registered(model, path)
+        if owner is None or module is None:
+            raise PlanError(
+                f"plan: {plain(change.site.name)}: {plain(path)} has gone", todo="fold the model again"
+            )
+        if rest is None:
+            rest = _rest(module, change.keeps, layer)
+        owner._modules[name] = rest
+
+
+def _layer(model: nn.Module, reduction: Reduction, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The layer that a BatchNorm becomes, on the device of its statistics; trained if one of its own was."""
+    module = registered(model, reduction.removes[0])
+    bias = tensors[reduction.bias_key]
+    device = (
+        next((t.device for t in module.buffers() if t.is_floating_point()), bias.device) if module else None
+    )
+    own = list(module.parameters(recurse=False)) if module else []
+    layer = ChannelAffine(len(bias), scale=bool(reduction.weight_key), device=device, dtype=bias.dtype)
+    for name, key in (("weight", reduction.weight_key), ("bias", reduction.bias_key)):
+        if key:
+            grad = not own or any(p.requires_grad for p in own)
+            layer.register_parameter(name, nn.Parameter(tensors[key].to(device), requires_grad=grad))
+    return layer.train(module.training if module else False)
+
+
+def _rest(module: nn.Module, keeps: tuple[Part, ...], layer: nn.Module | None) -> nn.Module:
+    """What is left of a BatchNorm module: nothing or a layer, and what it does behind its normalisation."""
     if not hasattr(module, "running_mean"):
         return module  # the second site of a module that has gone already
+    if layer is not None and not keeps:
+        return layer
     if not keeps:
         nothing = nn.Identity().train(module.training)
         if isinstance(module, Operator):  # what is below it in a program is no part of it
             nothing._modules.update(module._modules)
         return nothing
     rest = nn.Sequential()
+    if layer is not None:
+        rest.add_module(REDUCED, layer)
     for part in keeps:
         rest.add_module(part.name, made(part) if part.op else module.get_submodule(part.name))
     rest.training = module.training
@@ -161,10 +190,9 @@ def _forget_loading(module: nn.Module, name: str) -> None:
 
 def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
     """Keep what the edits will touch; the function that it returns puts all of it back."""
-    paths = {
-        key.rpartition(".")[0] for host in plan.hosts for key in (*host.weight, *host.bias, *keys_of(host))
-    }
-    paths |= {path.rpartition(".")[0] for e in plan.edits for path in e.removes}
+    keys = {key for h in plan.hosts for key in (*h.weight, *h.bias, h.weight_key, h.bias_key) if key}
+    paths = {key.rpartition(".")[0] for key in keys}
+    paths |= {path.rpartition(".")[0] for change in plan.changes for path in change.removes}
     paths |= {host.path for host in plan.hosts if host.bake}
     kept: list[tuple[nn.Module, type, dict[str, Any], list[tuple[dict[Any, Any], dict[Any, Any]]]]] = []
     for module in {id(m): m for m in map(model.get_submodule, sorted(paths))}.values():

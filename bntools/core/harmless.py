@@ -11,7 +11,7 @@ from bntools.core.opcodes import Call, Global, Reading
 from bntools.core.sniff import Sniffed
 from bntools.errors import UnsafeError, UsageError
 
-TRUSTED = ("torch.nn", "torchvision.models", "torchvision.ops", "timm")
+TRUSTED = ("torch.nn", "torchvision.models", "torchvision.ops", "timm", "bntools.norms")
 """The packages whose layer classes a file may name; a name matches by whole dotted parts."""
 
 _SUBCLASS = "torch._tensor._rebuild_from_type_v2"

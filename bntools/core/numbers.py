@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -46,8 +46,10 @@ class Maps:
 
     Args:
         takes: by the call of the host.
+        reduced: by the name of a site that is reduced, its scale and its shift.
         seen: by the name of a site, or of another module that was asked for.
     """
 
     takes: Mapping[int, Take]
     seen: Mapping[str, Seen]
+    reduced: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)

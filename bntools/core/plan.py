@@ -6,13 +6,18 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import cast
 
 from bntools.core.numbers import Maps
 from bntools.core.reasons import REMEDIES, Reason
+from bntools.core.records import plain, record
 from bntools.errors import PlanError
 
-VERSION = 2
+VERSION = 3
+
+
+REDUCED = "affine"
+"""What the layer is called in front of what its module does besides."""
 
 
 class Promise(StrEnum):
@@ -140,6 +145,46 @@ class Edit:
     keeps: tuple[Part, ...] = ()
 
 
+class Op(StrEnum):
+    """What is left of a BatchNorm that is reduced."""
+
+    SHIFT = "shift"
+    """``x + b``: the layers around it took its scale in."""
+    AFFINE = "affine"
+    """``w·x + b``"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """A site that stays, as a `bntools.norms.ChannelAffine` instead of a BatchNorm.
+
+    Args:
+        site: the call.
+        op: what is left of it.
+        removes: every path of the BatchNorm module.
+        keeps: what the module does besides, in order.
+    """
+
+    site: Site
+    op: Op
+    removes: tuple[str, ...] = ()
+    keeps: tuple[Part, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """Where the layer that computes it stands."""
+        path = next(iter(self.removes), "")
+        return f"{path}.{REDUCED}" if self.keeps else path
+
+    @property
+    def weight_key(self) -> str:
+        return f"{self.path}.weight" if self.op is Op.AFFINE else ""
+
+    @property
+    def bias_key(self) -> str:
+        return f"{self.path}.bias"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A site that stays, and why.
@@ -169,6 +214,7 @@ class Plan:
     Args:
         verb: what made the plan.
         edits, refusals: in order of execution.
+        reductions: of refused sites, those that become something faster than a BatchNorm.
         fingerprint: of the model that it was made for, see `bntools.core.capture.fingerprint`.
         hosts: the layers whose tensors change.
         notes: what the reader should know about how it was made.
@@ -183,7 +229,19 @@ class Plan:
     hosts: tuple[Host, ...] = ()
     notes: tuple[str, ...] = ()
     promise: Promise = Promise.SAME
+    reductions: tuple[Reduction, ...] = ()
     maps: Maps | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def changes(self) -> tuple[Edit | Reduction, ...]:
+        """The sites whose module goes or is replaced, in order of execution."""
+        return tuple(sorted((*self.edits, *self.reductions), key=lambda change: change.site.at or 0))
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Of all tensors that change or are made."""
+        layers: list[Host | Reduction] = [*self.hosts, *self.reductions]
+        return frozenset(key for each in layers for key in (each.weight_key, each.bias_key) if key)
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -212,33 +270,8 @@ class Plan:
                     f"plan: expected version {VERSION}, it has {plain(version)}",
                     todo="use the bntools that wrote it",
                 )
-            return cast(Plan, _value(cls, raw, "plan"))
+            return cast(Plan, record(cls, raw, "plan"))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise PlanError(
                 f"plan: not one that bntools wrote ({plain(error)})", todo="fold the model again"
             ) from None
-
-
-def _value(kind: Any, raw: Any, at: str) -> Any:
-    """What *raw* stands for in a field of type *kind*; anything but that is an error that names the field."""
-    of = get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(raw, dict):
-        types = {name: hint for name, hint in get_type_hints(kind).items() if name != "maps"}
-        if types.keys() != raw.keys():
-            raise ValueError(f"{at} has other fields: {', '.join(sorted(types.keys() ^ raw.keys())[:3])}")
-        return cast(Any, kind)(**{name: _value(types[name], raw[name], f"{at}.{name}") for name in types})
-    if get_origin(kind) is tuple and isinstance(raw, list):
-        each = of[:1] * len(raw) if of[-1] is ... else of
-        return tuple(_value(k, v, f"{at}[{i}]") for i, (k, v) in enumerate(zip(each, raw, strict=True)))
-    if isinstance(kind, type) and issubclass(kind, StrEnum) and type(raw) is str:
-        return kind(raw)
-    kinds = (kind,) if get_origin(kind) is tuple else of or (kind,)
-    # A bool is an int to Python, not to us; a whole number may stand for a float, if it fits one.
-    if type(raw) in kinds or (type(raw) is int and float in kinds and float(raw) == raw):
-        return raw
-    raise TypeError(f"{at} is {plain(raw)}")
-
-
-def plain(value: object, size: int = 80) -> str:
-    """What a file says, for a message: on one line, and no longer than that."""
-    return ascii(str(value))[1:-1][:size]

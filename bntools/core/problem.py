@@ -193,6 +193,21 @@ class Problem:
                     return Conflict(call, Pin.FIXED, 0)
         return None
 
+    def level(self, call: int) -> bool:
+        """Let the layers around a BatchNorm take its scale in, so that a shift is all that it does.
+
+        Returns:
+            whether that can be; if not, nothing has changed.
+        """
+        edge, mark = self.flow.edges[call], self.mark()
+        scale = self.maps[call][0][edge.channel]
+        if not scale.all() or self.constant[edge.x].any() or self.constant[edge.y].any():
+            return False
+        if not self._tie(edge.x, edge.y, scale).any():
+            return True
+        self.back(mark)
+        return False
+
     def unmet(self) -> bool:
         """Whether the sums cannot be met any more."""
         return len(self.sums.unmet(self.shifts)) > 0

@@ -63,7 +63,8 @@ class Proof:
         report = replace(report, shipped_error=error, noise=noise, agreement=min(known) if known else None)
         if off:
             hosts = (h for h in self.plan.hosts if off[0] in (h.weight_key, h.bias_key))
-            site = next((name for host in hosts for name in (*host.rows, *host.columns)), "")
+            reduced = (r.site.name for r in self.plan.reductions if off[0] in (r.weight_key, r.bias_key))
+            site = next((name for host in hosts for name in (*host.rows, *host.columns)), next(reduced, ""))
             why = f"{off[0]} is not the tensor that was proven right"
             return replace(report, verdict=Verdict.FAILED, broken=site, why=why)
         if types_of(shipped) != types_of(self.shipped):
@@ -101,7 +102,7 @@ def change_of(plan: Plan) -> Change:
         graft_(model, plan, tensors)
         return tensors
 
-    seen = {e.site.name: plan.maps.seen[e.site.name] for e in plan.edits}
+    seen = {change.site.name: plan.maps.seen[change.site.name] for change in plan.changes}
     return Change(plan, seen, make, lambda model: bypass_(model, plan))
 
 
@@ -118,7 +119,7 @@ def prove(model: nn.Module, change: Change, example: Example, progress: Callable
         CaptureError: if the model cannot be copied, or does not run in float64.
     """
     plan = change.plan
-    own = [edit.site.module for edit in plan.edits if edit.site.module is not None]
+    own = [change.site.module for change in plan.changes if change.site.module is not None]
     modules = dict(modules_of(model))
     taps = list(dict.fromkeys([*own, *(seen.tap for seen in change.seen.values() if seen.tap in modules)]))
     before: list[Observation] = []

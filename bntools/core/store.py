@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from bntools.core.atomic import replacing
 from bntools.core.capture import first_line
 from bntools.core.exact import copied
-from bntools.core.fit import keys_of
 from bntools.core.graft import graft_
-from bntools.core.plan import Plan, plain
+from bntools.core.plan import Plan
 from bntools.core.programfile import PROGRAMS, is_program, write_program
+from bntools.core.records import plain
 from bntools.core.sniff import Kind, sniff
 from bntools.core.source import state_of
 from bntools.core.surgery import Surgery
@@ -104,9 +104,8 @@ def write_artefact(model: nn.Module, plan: Plan, path: Path, *, name: str) -> No
     """
     saved = model.state_dict(keep_vars=True)
     odd = [key for key, value in saved.items() if not isinstance(value, Tensor)]
-    hosts = {key for host in plan.hosts for key in keys_of(host)}
-    if odd or hosts - saved.keys():
-        why = f"{odd[0]} is no tensor" if odd else f"{min(hosts - saved.keys())} is not in the state dict"
+    if odd or plan.keys - saved.keys():
+        why = f"{odd[0]} is no tensor" if odd else f"{min(plan.keys - saved.keys())} is not in the state dict"
         raise UsageError(f"{name}: {why}", todo="write to .pt")
     first: dict[int, str] = {}
     tied = {key: other for key, t in saved.items() if (other := first.setdefault(id(t), key)) != key}
@@ -211,7 +210,7 @@ def replay(
 def apply(artefact: Artefact, model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """`replay` for an artefact that is already in memory."""
     target = model if inplace else copied(model)
-    needed = {key for host in artefact.plan.hosts for key in keys_of(host)}
+    needed = artefact.plan.keys
     undo = graft_(target, artefact.plan, {k: t for k, t in artefact.tensors.items() if k in needed})
     kept: list[tuple[Tensor, Tensor]] = []
     try:

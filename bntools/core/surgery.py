@@ -59,7 +59,7 @@ def operate(
         PromiseError: if the changed model computes something else; *model* is as it was.
         CaptureError: if the model cannot be copied.
     """
-    if not plan.edits:
+    if not plan.changes:
         report = Report(Verdict.SKIPPED, why="nothing was changed")
         return Surgery(model if inplace else copied(model), plan, report, example)
     proof = prove(model, change_of(plan), example, progress) if verify else None

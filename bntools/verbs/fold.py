@@ -24,6 +24,7 @@ def fold(
     level: Literal["module", "program"] = "module",
     inplace: bool = False,
     bake: bool = False,
+    simplify: bool = False,
     verify: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Surgery:
@@ -43,6 +44,8 @@ def fold(
         inplace: fold *model* itself; not for a program.
         bake: make hosts with a parametrised weight (weight_norm, spectral_norm) plain, where that lets a
             BatchNorm fold.
+        simplify: let a BatchNorm that stays become ``x + b`` or ``w·x + b``, a `bntools.norms.ChannelAffine`,
+            where that is measured to be faster, on this machine and in this layout.
         verify: measure the result in float64 before it is handed out.
         progress: told the name of each step.
 
@@ -54,7 +57,8 @@ def fold(
         PromiseError: if the result does not compute what the model computed; *model* is as it was.
         CaptureError: if no inputs were given and none could be guessed, or the model cannot be copied, or a
             program is asked for and `torch.export` refuses the model.
-        UsageError: if *model* is no eager module, or a program is asked for with *inplace* or *bake*.
+        UsageError: if *model* is no eager module, or a program is asked for with *inplace*, *bake* or
+            *simplify*.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
@@ -65,9 +69,10 @@ def fold(
     check_eager(model)
     if level not in ("module", "program"):
         raise UsageError(f"level: {level!r} is none", todo="write 'module' or 'program'")
-    if level == "program" and (inplace or bake):
+    if level == "program" and (inplace or bake or simplify):
         raise UsageError(
-            f"{'inplace' if inplace else 'bake'}: it is about modules, and a program has none",
+            f"{'inplace' if inplace else 'bake' if bake else 'simplify'}: it is about modules, and a program "
+            "has none",
             todo="fold the modules first, then the result with level='program'",
         )
     example = guess(model) if inputs is None else Example.of(inputs, model)
@@ -75,5 +80,5 @@ def fold(
         if level == "program":
             return fold_program(model, example, verify=verify, progress=progress)
         progress("capturing")
-        plan, tensors = plan_folds(model, example, bake=bake)
+        plan, tensors = plan_folds(model, example, bake=bake, simplify=simplify)
         return operate(model, plan, tensors, example, inplace=inplace, verify=verify, progress=progress)
