@@ -47,6 +47,14 @@ def fold(
             envvar="BNTOOLS_SIMPLIFY",
         ),
     ] = False,
+    pad_exact: Annotated[
+        bool,
+        typer.Option(
+            "--pad-exact",
+            help="Let convolutions pad with -t/s in each channel where a BatchNorm goes by that, and faster.",
+            envvar="BNTOOLS_PAD_EXACT",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, change and write nothing.")
     ] = False,
@@ -104,6 +112,7 @@ def fold(
             inplace=not program,
             bake=bake_parametrizations,
             simplify=simplify,
+            pad_exact=pad_exact,
             verify=not (no_verify or dry_run),
             progress=out.step,
         )

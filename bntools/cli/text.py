@@ -85,7 +85,10 @@ def folded(out: Console, plan: Plan, *, dry: bool) -> None:
 
 
 def reduced(out: Console, plan: Plan) -> None:
-    """Of those that stay, the ones that become something faster."""
+    """Convolutions that pad in another way, and of what stays the ones that become something faster."""
+    padded = [host.path for host in plan.hosts if host.pad]
+    if padded:
+        _line(out, "padded", f"{len(padded)} with a value for each channel: {', '.join(padded)}")
     for op, what in _LEFT.items():
         names = [reduction.site.name for reduction in plan.reductions if reduction.op is op]
         if names:

@@ -10,7 +10,7 @@ import numpy as np
 from bntools.core import mixes, moves, reshapes
 from bntools.core.affine import HOSTS, HostCall
 from bntools.core.calls import Call, Stored, Value
-from bntools.core.flow import Edge, Flow, Pin, Taker
+from bntools.core.flow import Edge, Flow, Pin, Taker, Tie
 from bntools.core.graph import BlockedError, Graph, where
 from bntools.core.hosts import find_host
 from bntools.core.lanes import Lane, along, ground, is_ground, spread
@@ -23,15 +23,22 @@ MOVES: Mapping[str, Rule] = {**reshapes.RULES, **moves.RULES}
 RULES: Mapping[str, Rule] = {**MOVES, **mixes.RULES}
 
 
-def flow_of(graph: Graph, foldable: Mapping[int, object], *, bake: bool = False) -> Flow:
+def flow_of(
+    graph: Graph,
+    foldable: Mapping[int, object],
+    *,
+    bake: bool = False,
+    pads: frozenset[int] = frozenset(),
+) -> Flow:
     """What a fold may change in a capture.
 
     Args:
         graph: of the capture.
         foldable: the indices of the calls of BatchNorms that may go.
         bake: whether hosts with a parametrised weight may be made plain.
+        pads: the calls of convolutions that may pad with a value for each channel.
     """
-    flow = Flow(graph, bake)
+    flow = Flow(graph, bake, padded=pads)
     for call in graph.capture.calls:
         lanes = _host(call, flow, call.index in foldable) if call.op in HOSTS else _carried(call, flow)
         for value, lane in zip(call.outputs, lanes, strict=False):
@@ -103,6 +110,9 @@ def _host(call: Call, flow: Flow, foldable: bool) -> Sequence[Lane]:
     rows = flow.fresh((count,))
     if columns is None:
         flow.opaque(call)
+    elif call.index in flow.padded:
+        # Zero stands for −v/r then: any map will do, but one that leaves nothing of the value.
+        flow.ties.append(Tie(columns.ravel(), columns.ravel()))
     elif not spec.shifts:
         flow.pin(columns, Pin.SHIFT, call)
     if not host.bias_key and spec.layout != "table":

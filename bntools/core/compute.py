@@ -53,7 +53,7 @@ def fold_tensors(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], froze
     sites = {
         site
         for host in plan.hosts
-        if {host.weight_key, host.bias_key} & bad
+        if {host.weight_key, host.bias_key, host.pad} & bad
         for site in (*host.rows, *host.columns)
     }
     sites |= {r.site.name for r in plan.reductions if {r.weight_key, r.bias_key} & bad}
@@ -93,6 +93,8 @@ def _folded(model: nn.Module, host: Host, take: Take) -> dict[str, Tensor]:
         bias = fold_bias(None if old is None else old.detach().to(device).double(), s, t, added)
         known = old if old is not None else like
         tensors[host.bias_key] = bias.to(known.device, known.dtype)
+    if host.pad and r is not None and v is not None:
+        tensors[host.pad] = (-v / r).to(like.device, like.dtype)
     return tensors
 
 

@@ -78,7 +78,7 @@ def draw_edits(
         through = _through(flow, bn.call, staying | calls.keys(), side)
         edits.append(Edit(bn.site, side, into, through, bn.paths, bn.keeps))
     hosts = tuple(
-        _host(c, tuple(rows[c.taker.call.index]), tuple(columns[c.taker.call.index]))
+        _host(c, tuple(rows[c.taker.call.index]), tuple(columns[c.taker.call.index]), flow.padded)
         for c in changes
         if c.taker.call.index not in others
     )
@@ -112,13 +112,15 @@ def _identity(scale: Array, shift: Array) -> bool:
     return bool((np.abs(scale - 1) <= _CLOSE).all() and (np.abs(shift) <= _CLOSE).all())
 
 
-def _host(change: _Change, rows: tuple[str, ...], columns: tuple[str, ...]) -> Host:
-    """A bias is made where a shift has to go, and not where none has."""
+def _host(change: _Change, rows: tuple[str, ...], columns: tuple[str, ...], padded: Collection[int]) -> Host:
+    """A bias is made where a shift has to go, and not where none has; so is something else to pad with."""
     take, host = change.take, change.taker.host
     shifts = np.any(take.t) or np.any(take.v if take.v is not None else 0) or take.slope is not None
     new_bias = host.new_bias if shifts and host.layout != "table" else ""
     bias = () if host.layout == "table" else host.bias
-    return replace(host, bias=bias, new_bias=new_bias, rows=rows, columns=columns)
+    shifted = take.v is not None and bool(np.any(take.v))
+    pad = f"{host.path}.pad_value" if shifted and change.taker.call.index in padded else ""
+    return replace(host, bias=bias, new_bias=new_bias, rows=rows, columns=columns, pad=pad)
 
 
 class _Reach:

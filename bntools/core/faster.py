@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from bntools.core.plan import Op
 from bntools.norms.channelwise import ChannelAffine
+from bntools.norms.padded import pad_with_
 
 GAIN = 0.9
 """It is faster if it takes less than this share of the time."""
@@ -29,9 +32,8 @@ def faster(
     """
     x = torch.empty_strided(tuple(shape), tuple(strides), dtype=dtype, device=device).normal_()
     channels = shape[1]
-    norm = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[max(len(shape) - 3, 0)]
     layers: dict[Op | None, nn.Module] = {
-        None: norm(channels, device=device, dtype=dtype),
+        None: _norm(x),
         Op.SHIFT: ChannelAffine(channels, scale=False, device=device, dtype=dtype),
         Op.AFFINE: ChannelAffine(channels, device=device, dtype=dtype),
     }
@@ -42,6 +44,19 @@ def faster(
             times[op].append(_time(layer, x, calls))
     limit = GAIN * statistics.median(times[None])
     return frozenset(op for op, each in times.items() if op is not None and statistics.median(each) < limit)
+
+
+def _norm(x: torch.Tensor) -> nn.Module:
+    """A BatchNorm for values like these."""
+    kind = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[max(x.ndim - 3, 0)]
+    return kind(x.shape[1], device=x.device, dtype=x.dtype)
+
+
+def _bare(module: nn.Module) -> nn.Module:
+    """One with the same tensors, and with no hook that would notice."""
+    twin = copy.copy(module)
+    twin._buffers, twin._forward_hooks, twin._forward_pre_hooks = {}, OrderedDict(), OrderedDict()
+    return twin
 
 
 def _time(layer: nn.Module, x: torch.Tensor, calls: int) -> float:
@@ -57,3 +72,27 @@ def _wait(x: torch.Tensor) -> None:
     """Work on a GPU goes on after the call returns."""
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
+
+
+@torch.no_grad()
+def pad_costs(
+    shape: Sequence[int], strides: Sequence[int], mean: torch.Tensor, convs: Sequence[nn.Module]
+) -> tuple[float, float]:
+    """The seconds of a BatchNorm, and how many more all convolutions need if they pad with values.
+
+    Args:
+        shape, strides: of what the BatchNorm returns.
+        mean: its statistics; their dtype and device count.
+        convs: that read it.
+    """
+    x = torch.empty_strided(tuple(shape), tuple(strides), dtype=mean.dtype, device=mean.device).normal_()
+    norm = _norm(x).eval()
+    layers = [norm, *map(_bare, convs)]
+    for conv in convs:
+        padded = _bare(conv)
+        pad_with_(padded, torch.zeros_like(mean))
+        layers.append(padded)
+    calls = max(1, int(_LEAST / max(_time(norm, x, 1), 1e-7)))
+    times = [[_time(layer, x, calls) for layer in layers] for _ in range(_TURNS)]
+    taken, *others = (statistics.median(each) / calls for each in zip(*times, strict=True))
+    return taken, sum(others[len(convs) :]) - sum(others[: len(convs)])

@@ -39,6 +39,7 @@ def find_folds(
     refuse: Mapping[str, tuple[Reason, str]] | None = None,
     watch: Collection[str] = (),
     reduce: Mapping[str, Collection[Op]] = MappingProxyType({}),
+    pads: frozenset[int] = frozenset(),
 ) -> Plan:
     """Decide every site of a capture.
 
@@ -48,6 +49,7 @@ def find_folds(
         refuse: sites to refuse whatever the capture says, by name, with reason and detail.
         watch: paths of other modules of which the plan's numbers are to say what stands for what they return.
         reduce: for sites by name, what is faster than a BatchNorm there; those that stay become that.
+        pads: the calls of convolutions that may pad with a value for each channel.
 
     Returns:
         a plan in which each site is either in ``edits`` or in ``refusals``.
@@ -56,7 +58,7 @@ def find_folds(
     graph = Graph(capture)
     refusals = _standing(graph, sites, refuse or {})
     able = {bn.call.index: bn for bn in sites if bn.call.index not in refusals}
-    flow = flow_of(graph, able, bake=bake)
+    flow = flow_of(graph, able, bake=bake, pads=pads)
     reducible = {index: (bn, reduce[bn.site.name]) for index, bn in able.items() if bn.site.name in reduce}
     level = [index for index, (_, ops) in reducible.items() if Op.SHIFT in ops and index in flow.takers]
     gone, solution, conflicts, barred = _solved(flow, able, level)

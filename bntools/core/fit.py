@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -15,6 +16,7 @@ from bntools.core.plan import REDUCED, Edit, Host, Part, Plan, Reduction
 from bntools.core.records import plain
 from bntools.core.untouched import untouched
 from bntools.errors import PlanError
+from bntools.norms.padded import PADDED
 
 _CLASSES = {name: len(args) for name, args in ACTIVATIONS.values()}
 
@@ -86,6 +88,13 @@ def _problems_of_host(model: nn.Module, host: Host, tensors: Mapping[str, Tensor
     if bool(host.weight) is bool(host.new_weight) or (host.bias and host.new_bias):
         yield f"it names no weight of {host.path or 'the model'}, or two, or two biases"
         return
+    if host.pad:
+        conv: Any = registered(model, host.path)
+        plain = isinstance(conv, nn.modules.conv._ConvNd) and type(conv) in PADDED
+        if not plain or conv.padding_mode != "zeros" or host.pad != f"{host.path}.pad_value":
+            yield "it is no convolution that could pad with other values"
+        elif (tensors[host.pad].shape, tensors[host.pad].dtype) != ((conv.in_channels,), weight.dtype):
+            yield f"{host.pad} should be {[conv.in_channels]} {weight.dtype}"
     if host.layout == "table" and host.bias_key:
         yield f"a table has no bias: {host.bias_key}"
     for keys, made in ((host.weight, host.new_weight), (host.bias, host.new_bias)):

@@ -115,6 +115,7 @@ class Flow:
         blocked: why the layer of a call cannot take anything in, by the index of the call.
         stopped: the indices of calls through which nothing passes.
         sums_to_one: the axis along which a value's entries add up to one, by its id.
+        padded: the calls of convolutions that may pad with a value for each channel.
         classes: of labels that have one scale whatever goes, the smallest; known when all else is.
     """
 
@@ -130,6 +131,7 @@ class Flow:
     blocked: dict[int, BlockedError] = field(default_factory=dict)
     stopped: set[int] = field(default_factory=set)
     sums_to_one: dict[int, int] = field(default_factory=dict)
+    padded: frozenset[int] = frozenset()
     classes: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def lane(self, x: object) -> Lane:

@@ -21,6 +21,7 @@ from bntools.core.records import plain
 from bntools.core.untouched import restore
 from bntools.errors import PlanError
 from bntools.norms.channelwise import ChannelAffine
+from bntools.norms.padded import pad_with_
 
 
 def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
@@ -123,6 +124,8 @@ def _write(model: nn.Module, host: Host, tensors: Mapping[str, Tensor]) -> None:
         weight = weight.to(near.device)
     for key in host.weight or (host.new_weight,):
         weight = _put(model, key, weight, like=old)
+    if host.pad:
+        pad_with_(model.get_submodule(host.path), tensors[host.pad].to(weight.device))
     if not host.bias_key:
         return
     bias = tensors[host.bias_key]
@@ -190,7 +193,7 @@ def _forget_loading(module: nn.Module, name: str) -> None:
 
 def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
     """Keep what the edits will touch; the function that it returns puts all of it back."""
-    keys = {key for h in plan.hosts for key in (*h.weight, *h.bias, h.weight_key, h.bias_key) if key}
+    keys = {key for h in plan.hosts for key in (*h.weight, *h.bias, h.weight_key, h.bias_key, h.pad) if key}
     paths = {key.rpartition(".")[0] for key in keys}
     paths |= {path.rpartition(".")[0] for change in plan.changes for path in change.removes}
     paths |= {host.path for host in plan.hosts if host.bake}

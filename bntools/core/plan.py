@@ -100,6 +100,7 @@ class Host:
         call: which call of the host it is, so that a host called twice takes its maps once.
         rows: the sites whose maps it takes in on its output channels.
         columns: the sites whose maps it takes in on its input channels.
+        pad: the key of what it pads with from now on, for each input channel; empty if it pads as it did.
     """
 
     path: str
@@ -114,6 +115,7 @@ class Host:
     call: int = 0
     rows: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
+    pad: str = ""
 
     @property
     def weight_key(self) -> str:
@@ -240,8 +242,9 @@ class Plan:
     @property
     def keys(self) -> frozenset[str]:
         """Of all tensors that change or are made."""
-        layers: list[Host | Reduction] = [*self.hosts, *self.reductions]
-        return frozenset(key for each in layers for key in (each.weight_key, each.bias_key) if key)
+        some = {key for host in self.hosts for key in (host.bias_key, host.pad)}
+        some |= {key for reduction in self.reductions for key in (reduction.weight_key, reduction.bias_key)}
+        return frozenset({host.weight_key for host in self.hosts} | some - {""})  # a host has a weight
 
     @property
     def sites(self) -> tuple[Site, ...]:

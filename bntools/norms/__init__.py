@@ -1,5 +1,6 @@
 """Layers that bntools leaves in a model: plain modules, so that what holds them can be saved and trained."""
 
 from bntools.norms.channelwise import ChannelAffine
+from bntools.norms.padded import PaddedConv1d, PaddedConv2d, PaddedConv3d
 
-__all__ = ["ChannelAffine"]
+__all__ = ["ChannelAffine", "PaddedConv1d", "PaddedConv2d", "PaddedConv3d"]

@@ -25,6 +25,7 @@ def fold(
     inplace: bool = False,
     bake: bool = False,
     simplify: bool = False,
+    pad_exact: bool = False,
     verify: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Surgery:
@@ -46,6 +47,8 @@ def fold(
             BatchNorm fold.
         simplify: let a BatchNorm that stays become ``x + b`` or ``w·x + b``, a `bntools.norms.ChannelAffine`,
             where that is measured to be faster, on this machine and in this layout.
+        pad_exact: let a BatchNorm go into a convolution that pads with zeros, which then pads with ``−t/s``
+            in each channel (`bntools.norms.PaddedConv2d`), where that is measured to be faster.
         verify: measure the result in float64 before it is handed out.
         progress: told the name of each step.
 
@@ -57,8 +60,8 @@ def fold(
         PromiseError: if the result does not compute what the model computed; *model* is as it was.
         CaptureError: if no inputs were given and none could be guessed, or the model cannot be copied, or a
             program is asked for and `torch.export` refuses the model.
-        UsageError: if *model* is no eager module, or a program is asked for with *inplace*, *bake* or
-            *simplify*.
+        UsageError: if *model* is no eager module, or a program is asked for with *inplace*, *bake*,
+            *simplify* or *pad_exact*.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
@@ -69,10 +72,10 @@ def fold(
     check_eager(model)
     if level not in ("module", "program"):
         raise UsageError(f"level: {level!r} is none", todo="write 'module' or 'program'")
-    if level == "program" and (inplace or bake or simplify):
+    asked = {"inplace": inplace, "bake": bake, "simplify": simplify, "pad_exact": pad_exact}
+    if level == "program" and any(asked.values()):
         raise UsageError(
-            f"{'inplace' if inplace else 'bake' if bake else 'simplify'}: it is about modules, and a program "
-            "has none",
+            f"{next(name for name, on in asked.items() if on)}: it is about modules, and a program has none",
             todo="fold the modules first, then the result with level='program'",
         )
     example = guess(model) if inputs is None else Example.of(inputs, model)
@@ -80,5 +83,5 @@ def fold(
         if level == "program":
             return fold_program(model, example, verify=verify, progress=progress)
         progress("capturing")
-        plan, tensors = plan_folds(model, example, bake=bake, simplify=simplify)
+        plan, tensors = plan_folds(model, example, bake=bake, simplify=simplify, pad=pad_exact)
         return operate(model, plan, tensors, example, inplace=inplace, verify=verify, progress=progress)
