@@ -57,6 +57,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.find_against_capture
 	$(BIN)/python -m tests.bench.latency_in_onnx
 	$(BIN)/python -m tests.bench.simplify
+	$(BIN)/python -m tests.bench.padding
 
 clean:
 	rm -rf .venv $(PEERS) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
