@@ -36,9 +36,9 @@ def test_the_largest_set_folds_and_is_right(part: int, monkeypatch: pytest.Monke
     found: dict[str, Any] = {}
     solved = find._solved
 
-    def spy(flow: Any, able: Any) -> Any:
+    def spy(flow: Any, able: Any, level: Any) -> Any:
         found.update(flow=flow, items=find._items(flow, able), lost=find._split(flow, able))
-        result = solved(flow, able)
+        result = solved(flow, able, level)
         found["barred"] = result[3]
         return result
 
