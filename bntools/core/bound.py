@@ -1,4 +1,4 @@
-"""How many BatchNorms go together at most, without trying them."""
+"""Which BatchNorms go, and how many go together at most, as far as that can be seen without trying."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from bntools.core.lanes import GROUND
 from bntools.core.problem import Item, Problem
 
 _CLOSE = 1e-9
+_SOME = 64
+"""How many channels of each BatchNorm are looked at: what holds for some of them holds for all."""
 
 
 def bound(problem: Problem, items: Sequence[Item]) -> int:
@@ -22,8 +24,10 @@ def bound(problem: Problem, items: Sequence[Item]) -> int:
 
     Args:
         problem: the equations, as they stand before any of the items goes.
-        items: each of which can go by itself.
+        items: what could go.
     """
+    if len(items) < 2:
+        return len(items)
     item, root, group = _wanted(problem, items)
     most = len(items)
     while len(item):
@@ -38,6 +42,31 @@ def bound(problem: Problem, items: Sequence[Item]) -> int:
         rest = ~np.isin(item, item[root == worst])  # each item counts once
         item, root, group = item[rest], root[rest], group[rest]
     return most
+
+
+def is_free(problem: Problem, item: Item) -> bool:
+    """Whether it is plain to see that nothing is in the way of an item as things stand.
+
+    So it is if no number that it ties is known in front of it or tied to another of them, and both ends of a
+    tie do not want different signs.
+    """
+    if len(item.calls) > 1:
+        return False
+    edge = problem.flow.edges[item.calls[0]]
+    scale = problem.maps[item.calls[0]][0][edge.channel]
+    if not scale.all() or problem.constant[edge.x].any():
+        return False
+    for forest in (problem.scales, problem.shifts):
+        (x, a, _), (y, c, _) = forest.find(edge.x), forest.find(edge.y)
+        ends = np.sort(np.concatenate((x, y[y != GROUND])))
+        if not a.all() or not c.all() or ends[0] == GROUND or (ends[1:] == ends[:-1]).any():
+            return False
+        if forest is problem.scales:
+            one, two = problem.signs[x], problem.signs[y]
+            flipped = np.where(two == 0, 0, np.where(scale * c / a > 0, two, 3 - two))
+            if ((one | flipped) == 3).any():
+                return False
+    return True
 
 
 def _wanted(problem: Problem, items: Sequence[Item]) -> tuple[Array, Array, Array]:
@@ -62,7 +91,7 @@ def _wants(problem: Problem, number: int, item: Item) -> Iterator[tuple[Array, .
     for call in item.calls:
         edge = problem.flow.edges[call]
         scale, shift = (numbers[edge.channel] for numbers in problem.maps[call])
-        live = scale != 0
+        live = np.flatnonzero(scale)[:_SOME]
         x, y, scale, shift = edge.x[live], edge.y[live], scale[live], shift[live]
         for forest, slope, offset, start in (
             (problem.scales, scale, np.zeros_like(shift), 0),  # s_x = S·s_y

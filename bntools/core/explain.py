@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
+from itertools import count
 
 import numpy as np
 
@@ -138,10 +140,16 @@ class Explainer:
         """The calls on the way back from a value, the nearest first; one that ends it comes with the
         reason.
         """
-        waiting, seen = [x], set[int]()
+        waiting: list[tuple[int, int, object]] = []
+        seen, order = set[int](), count()
+
+        def wait(values: Iterable[object]) -> None:
+            for value in values:  # of those made by one call, the last comes first
+                heappush(waiting, (-self._made(value), -next(order), value))
+
+        wait([x])
         while waiting:
-            waiting.sort(key=self._made)
-            value = waiting.pop()
+            *_, value = heappop(waiting)
             call = self.graph.made.get(value.id) if isinstance(value, Value) else None
             if call is None:
                 source = "a parameter" if isinstance(value, Stored) else "an input of the model"
@@ -152,7 +160,7 @@ class Explainer:
             seen.add(call.index)
             reads = [r for r in call.reads() if isinstance(r, Value)]
             if call.index in self.gone:
-                waiting += reads[:1]
+                wait(reads[:1])
             elif call.index in self.flow.blocked and call.index not in self.flow.edges:
                 yield call, self.flow.blocked[call.index]
             elif call.index in self.flow.takers or call.index in self.flow.edges:
@@ -162,7 +170,7 @@ class Explainer:
                 yield call, BlockedError(reason, f"{where(call)} stands in front of it")
             else:
                 yield call, None
-                waiting += [r for r in reads if r.id in self.flow.lanes] or reads[:1]
+                wait([r for r in reads if r.id in self.flow.lanes] or reads[:1])
 
     def _made(self, value: object) -> int:
         call = self.graph.made.get(value.id) if isinstance(value, Value) else None

@@ -83,9 +83,10 @@ def join(call: Call, flow: Flow) -> Lanes:
         for lane in wide[1:]:
             flow.tie(wide[0], lane)
         return wide[0]
+    shapes = [(*across[:axis], n, *across[axis:]) for n in sizes]
     parts = [
-        np.broadcast_to(lane, (*across[:axis], n, *across[axis:]))
-        for lane, n in zip(lanes, sizes, strict=True)
+        lane if lane.shape == shape else np.broadcast_to(lane, shape)
+        for lane, shape in zip(lanes, shapes, strict=True)
     ]
     return np.concatenate(parts, axis)
 

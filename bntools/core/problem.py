@@ -51,6 +51,18 @@ def together(arrays: Sequence[Array]) -> Array:
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
 
 
+def tie_shifts(shifts: Forest, flow: Flow) -> None:
+    """What holds for the shifts whatever goes, but for the sums of several."""
+    alike = [tie for tie in flow.ties if tie.shift]
+    shifts.tie(together([tie.a for tie in alike]), together([tie.b for tie in alike]), 1.0, 0.0)
+    single = [(total.out, *total.terms[0]) for total in flow.totals if len(total.terms) == 1]
+    factors = [np.broadcast_to(np.asarray(factor, float), out.shape) for out, factor, _ in single]
+    outs, terms = together([out for out, _, _ in single]), together([term for _, _, term in single])
+    shifts.tie(outs, terms, np.concatenate([np.zeros(0), *factors]), 0.0)
+    pinned = [pin.labels for pin in flow.pins if pin.what & Pin.SHIFT]
+    shifts.tie(together(pinned), GROUND, 1.0, 0.0)
+
+
 def in_a_row(
     edges: Mapping[int, Edge], maps: Mapping[int, tuple[Array, Array]]
 ) -> tuple[Array, Array, Array, Array, Array]:
@@ -88,6 +100,7 @@ class Problem:
         self._log: list[tuple[Array, Array, Array]] = []
         self._constants: list[Array] = []
         self._base()
+        self.held = self.shifts.copy()  # what holds of them whatever goes
         self.sums = Sums(flow)
 
     def _base(self) -> None:
@@ -98,26 +111,18 @@ class Problem:
             for t in flow.takers.values()
             if t.columns is not None and t.call.index not in flow.edges
         ]
-        scaled, shifted, signed = (
-            [pin.labels for pin in flow.pins if pin.what & what] for what in (Pin.SCALE, Pin.SHIFT, Pin.SIGN)
+        scaled, signed = (
+            [pin.labels for pin in flow.pins if pin.what & what] for what in (Pin.SCALE, Pin.SIGN)
         )
-        for labels in (*readers, *(edge.x for edge in flow.edges.values()), *scaled):
-            np.add.at(self.reads, labels, 1)
+        np.add.at(self.reads, together([*readers, *(edge.x for edge in flow.edges.values()), *scaled]), 1)
         alike = [(total.out, term) for total in flow.totals for _, term in total.terms]
         ties = [*((tie.a, tie.b) for tie in flow.ties), *alike]
-        for one, two in (*ties, *((pin.labels, pin.labels) for pin in flow.pins)):
-            self.plain[one] = self.plain[two] = False
         one, two = (together([tie[i] for tie in ties]) for i in (0, 1))
+        self.plain[one] = self.plain[two] = False
+        self.plain[together([pin.labels for pin in flow.pins])] = False
         self._tie(one, two, 1.0)
         self._tie(together(scaled), GROUND, 1.0)
-        one, two = (
-            together([t for tie in flow.ties if tie.shift for t in ((tie.a, tie.b)[i],)]) for i in (0, 1)
-        )
-        self.shifts.tie(one, two, 1.0, 0.0)
-        for total in flow.totals:
-            if len(total.terms) == 1:
-                self.shifts.tie(total.out, total.terms[0][1], total.terms[0][0], 0.0)
-        self.shifts.tie(together(shifted), GROUND, 1.0, 0.0)
+        tie_shifts(self.shifts, flow)
         root, a, _ = self.scales.find(together(signed))
         np.bitwise_or.at(self.signs, root, np.where(a > 0, 1, 2).astype(np.int8))
 

@@ -6,7 +6,7 @@ by itself. What does not hold is named, and then those BatchNorms stay.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from bntools.core.flow import Edge, Flow, Pin
 from bntools.core.forest import Array, Forest
 from bntools.core.lanes import GROUND
-from bntools.core.problem import Problem, in_a_row
+from bntools.core.problem import Problem, in_a_row, together
 
 _CLOSE = 1e-9
 _ROUNDED = 1e-12
@@ -56,17 +56,8 @@ def settle(
     flow, maps = problem.flow, problem.maps
     votes = _votes(flow, gone)
     s = _scales(problem, votes)
-    shifts = Forest(flow.count, 0.0)
+    shifts = problem.held.copy()  # the same equations: there u = t/s, here t, and one s where they tie
     broken: set[int] = set()
-    for tie in flow.ties:
-        if tie.shift:
-            shifts.tie(tie.a, tie.b, 1.0, 0.0)
-    for total in flow.totals:
-        if len(total.terms) == 1:
-            shifts.tie(total.out, total.terms[0][1], total.terms[0][0], 0.0)
-    for pin in flow.pins:
-        if pin.what & Pin.SHIFT:
-            shifts.tie(pin.labels, GROUND, 1.0, 0.0)
     x, y, _, shift, owner = in_a_row(gone, maps)
     tied = ~problem.constant[y]
     wrong = shifts.tie(x[tied], y[tied], 1.0, (s[y] * shift)[tied])
@@ -79,8 +70,8 @@ def settle(
         r[edge.y[known]], v[edge.y[known]] = 0.0, maps[call][1][edge.channel[known]]
         s[edge.y[known]] = t[edge.y[known]] = np.nan  # what is never read may be anything
     solution = Solution(s, t, r, v)
-    broken |= set(_wrong(problem, gone, solution))
-    return solution, broken, set(_dear(problem, gone, solution, sizes))
+    broken |= _wrong(problem, gone, solution)
+    return solution, broken, _dear(problem, gone, solution, sizes)
 
 
 def _anchors(forest: Forest, votes: Array) -> Array:
@@ -135,7 +126,7 @@ def _shifts(problem: Problem, shifts: Forest, votes: Array) -> Array:
     return found
 
 
-def _wrong(problem: Problem, gone: Mapping[int, Edge], found: Solution) -> Iterator[int]:
+def _wrong(problem: Problem, gone: Mapping[int, Edge], found: Solution) -> set[int]:
     """BatchNorms next to a requirement that the numbers do not meet."""
     flow, s, t = problem.flow, found.s, found.t
     slack = _ROUNDED * np.nanmax(np.abs(t))  # shifts that cancel leave what was rounded
@@ -164,25 +155,21 @@ def _wrong(problem: Problem, gone: Mapping[int, Edge], found: Solution) -> Itera
         if pin.what & Pin.SHIFT:
             off |= np.abs(t[at]) > _CLOSE * np.abs(s[at]) + slack
         bad[at[off]] = True
-    for taker in flow.takers.values():
-        if taker.call.index not in gone and taker.columns is not None:
-            off = ~np.isfinite(found.r[taker.columns]) | ~np.isfinite(found.v[taker.columns])
-            bad[taker.columns[off]] = True
-            off = ~np.isfinite(s[taker.rows]) | ~np.isfinite(t[taker.rows])
-            bad[taker.rows[off]] = True
+    takers = [each for call, each in flow.takers.items() if call not in gone and each.columns is not None]
+    columns = together([taker.columns for taker in takers if taker.columns is not None])
+    bad[columns[~np.isfinite(found.r[columns]) | ~np.isfinite(found.v[columns])]] = True
+    rows = together([taker.rows for taker in takers])
+    bad[rows[~np.isfinite(s[rows]) | ~np.isfinite(t[rows])]] = True
     for call, edge in flow.edges.items():
         if call not in gone and call not in flow.takers:  # it stays, and can take nothing in
             for labels in (edge.x, edge.y):
                 bad[labels[_apart(s[labels], np.ones(labels.shape)) | (np.abs(t[labels]) > slack)]] = True
     near = _near(problem, np.flatnonzero(bad)) if bad.any() else bad
-    for call, edge in gone.items():
-        scale, shift = (numbers[edge.channel] for numbers in problem.maps[call])
-        tied = ~problem.constant[edge.y]
-        x, y, scale, shift = edge.x[tied], edge.y[tied], scale[tied], shift[tied]
-        gap, size = np.abs(t[x] - t[y] - s[y] * shift), np.abs(t[x]) + np.abs(t[y])
-        off = _apart(s[x], s[y] * scale) | (gap > _CLOSE * size + slack)
-        if off.any() or near[edge.x].any() or near[edge.y].any():
-            yield call
+    x, y, scale, shift, owner = in_a_row(gone, problem.maps)
+    gap, size = np.abs(t[x] - t[y] - s[y] * shift), np.abs(t[x]) + np.abs(t[y])
+    off = _apart(s[x], s[y] * scale) | (gap > _CLOSE * size + slack)
+    off = (off & ~problem.constant[y]) | near[x] | near[y]
+    return set(owner[off].tolist())
 
 
 def _apart(a: Array, b: Array) -> Array:
@@ -200,22 +187,19 @@ def _near(problem: Problem, labels: Array) -> Array:
 
 def _dear(
     problem: Problem, gone: Mapping[int, Edge], found: Solution, sizes: Mapping[int, tuple[Array, Array]]
-) -> Iterator[int]:
+) -> set[int]:
     """BatchNorms for which a value would be made so large or so shifted that its reader gets it back
     imprecisely.
     """
-    made, read = np.zeros(problem.flow.count, bool), np.zeros(problem.flow.count, bool)
-    for taker in problem.flow.takers.values():
-        if taker.call.index not in gone:
-            made[taker.rows] = True
-            if taker.columns is not None:
-                read[taker.columns] = True
-    for call, edge in gone.items():
-        for labels, size in zip((edge.x, edge.y), sizes[call], strict=True):
-            inside = read[labels] & (found.r[labels] != 0)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                shifted = np.abs(found.v[labels]) > AMPLIFIED * size[edge.channel]
-                far = np.abs(np.log2(np.abs(found.s[labels]))) > np.log2(SPREAD)
-            if (inside & (shifted | far)).any():
-                yield call
-                break
+    read = np.zeros(problem.flow.count, bool)
+    staying = [taker for call, taker in problem.flow.takers.items() if call not in gone]
+    read[together([taker.columns for taker in staying if taker.columns is not None])] = True
+    dear: set[int] = set()
+    ends = in_a_row(gone, sizes)
+    for labels, size in zip(ends[:2], ends[2:4], strict=True):
+        inside = read[labels] & (found.r[labels] != 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shifted = np.abs(found.v[labels]) > AMPLIFIED * size
+            far = np.abs(np.log2(np.abs(found.s[labels]))) > np.log2(SPREAD)
+        dear.update(ends[4][inside & (shifted | far)].tolist())
+    return dear

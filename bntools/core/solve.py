@@ -14,8 +14,8 @@ from itertools import combinations
 
 import numpy as np
 
-from bntools.core.bound import bound
-from bntools.core.flow import Flow, Pin
+from bntools.core.bound import bound, is_free
+from bntools.core.flow import Pin
 from bntools.core.forest import components
 from bntools.core.problem import Conflict, Item, Mark, Problem, together
 
@@ -32,14 +32,14 @@ def choose(problem: Problem, items: Sequence[Item]) -> tuple[list[Item], dict[in
         problem: the equations, with nothing let go; afterwards with the chosen ones.
         items: in order of execution.
     """
-    clusters = _clusters(problem.flow, items)
+    clusters = _clusters(problem, items)
     taken = _whole(problem, clusters)
-    rest = [(order, summed) for order, summed in clusters if order[0] not in taken]
-    found = [_search(problem, order, checked=False) for order, summed in rest if not summed]
+    rest = [cluster for cluster in clusters if cluster.order[0] not in taken]
+    found = [_search(problem, cluster, checked=False) for cluster in rest if not cluster.summed]
     start = problem.mark()
     for checked in (False, True):  # sums hold almost always, and are looked at once
         problem.back(start)
-        with_sums = [_search(problem, order, checked) for order, summed in rest if summed]
+        with_sums = [_search(problem, cluster, checked) for cluster in rest if cluster.summed]
         if not problem.unmet():
             break
     found += with_sums
@@ -48,26 +48,24 @@ def choose(problem: Problem, items: Sequence[Item]) -> tuple[list[Item], dict[in
     return [*taken, *(item for each in found for item in each.taken)], conflicts
 
 
-def _whole(problem: Problem, clusters: Sequence[tuple[list[Item], bool]]) -> dict[Item, None]:
-    """The items of those clusters of which all go, let go: in most networks that is nearly all there is."""
-    start = problem.mark()
-    wrong = problem.take_all([item for order, _ in clusters for item in order])
-    problem.back(start)
-    good = [(order, summed) for order, summed in clusters if wrong.isdisjoint(order)]
-    for some in (good, [(order, summed) for order, summed in good if not summed]):
-        items = [item for order, _ in some for item in order]
-        if not problem.take_all(items) and not problem.unmet():
-            return dict.fromkeys(items)
-        problem.back(start)
-    return {}
+@dataclass(frozen=True, slots=True)
+class _Cluster:
+    """Items that touch something in common, if only through others.
 
-
-def _clusters(flow: Flow, items: Sequence[Item]) -> list[tuple[list[Item], bool]]:
-    """Items that touch something in common, if only through others; and whether a sum is among it.
-
-    What cannot take anything in if it stays comes first, so that the others know.
+    Args:
+        order: in which to try them.
+        summed: whether a sum is among what they touch.
+        most: how many of them can go at most.
     """
-    wires = []
+
+    order: list[Item]
+    summed: bool
+    most: int
+
+
+def _clusters(problem: Problem, items: Sequence[Item]) -> list[_Cluster]:
+    """What cannot take anything in if it stays comes first, so that the others know."""
+    flow, wires = problem.flow, []
     for item in items:
         first = flow.edges[item.calls[0]].y[0]
         for call in item.calls:
@@ -80,8 +78,26 @@ def _clusters(flow: Flow, items: Sequence[Item]) -> list[tuple[list[Item], bool]
     for item in items:
         clusters[int(near[flow.edges[item.calls[0]].y[0]])].append(item)
     return [
-        (sorted(cluster, key=lambda i: not i.rigid), bool(summed[root])) for root, cluster in clusters.items()
+        _Cluster(sorted(cluster, key=lambda i: not i.rigid), bool(summed[root]), bound(problem, cluster))
+        for root, cluster in clusters.items()
     ]
+
+
+def _whole(problem: Problem, clusters: Sequence[_Cluster]) -> dict[Item, None]:
+    """The items of those clusters of which all go, let go: in most networks that is nearly all there is."""
+    start, able = problem.mark(), [cluster for cluster in clusters if cluster.most == len(cluster.order)]
+    items = [item for cluster in able for item in cluster.order]
+    wrong = problem.take_all(items)
+    if not wrong and not problem.unmet():
+        return dict.fromkeys(items)
+    problem.back(start)
+    able = [cluster for cluster in able if wrong.isdisjoint(cluster.order)]
+    for some in (able, [cluster for cluster in able if not cluster.summed]):
+        items = [item for cluster in some for item in cluster.order]
+        if not problem.take_all(items) and not problem.unmet():
+            return dict.fromkeys(items)
+        problem.back(start)
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +110,15 @@ class _Attempt:
     missed: dict[Item, Conflict]
 
 
-def _search(problem: Problem, order: Sequence[Item], checked: bool) -> _Attempt:
+def _search(problem: Problem, cluster: _Cluster, checked: bool) -> _Attempt:
     """The best of some attempts; the problem is left with it.
 
     Args:
         problem: the equations.
-        order: the items of a cluster.
+        cluster: what to search.
         checked: whether its sums are to hold.
     """
-    start = problem.mark()
+    start, order = problem.mark(), cluster.order
 
     def attempt(order: Sequence[Item], stay: Sequence[Item] = (), least: int = 0) -> _Attempt | None:
         """Look at the sums once at the end, and at each step only if they do not hold."""
@@ -124,8 +140,10 @@ def _search(problem: Problem, order: Sequence[Item], checked: bool) -> _Attempt:
     missed = [item for item, conflict in alone.items() if conflict is None]
     hopeful = [item for item in order if alone.get(item) is None]
     problem.back(start)
-    if missed and bound(problem, hopeful) <= len(best.taken):
-        missed = []  # there is no larger set
+    if missed:
+        most = cluster.most if len(hopeful) == len(order) else bound(problem, hopeful)
+        if most <= len(best.taken):
+            missed = []  # there is no larger set
     for other in _orders(hopeful, best, missed):
         found = attempt([*other, *(item for item in order if item not in hopeful)], least=len(best.taken) + 1)
         if found is not None and len(found.taken) > len(best.taken):
@@ -147,7 +165,7 @@ def _search(problem: Problem, order: Sequence[Item], checked: bool) -> _Attempt:
 def _alone(problem: Problem, start: Mark, item: Item) -> Conflict | None:
     """What is in the way of an item if nothing else goes: then it cannot go in any set."""
     problem.back(start)
-    return problem.take(item)
+    return None if is_free(problem, item) else problem.take(item)
 
 
 def _orders(order: Sequence[Item], best: _Attempt, missed: Sequence[Item]) -> Iterator[list[Item]]:
