@@ -71,6 +71,18 @@ def _sums(rows: list[Row], others: Mapping[str, Row]) -> Iterator[str]:
         yield f"Refused: {_listed(refused)}."
         worst = max(max(each["error"], each["site_error"], each.get("own_error", 0.0)) for each in found)
         yield f"The worst error in float64 is {worst:.1e} of its scale."
+    shares = {
+        row["name"]: row["program"]["seconds"]["find"] / row["program"]["seconds"]["capture"]
+        for row in rows
+        if "seconds" in row.get("program", {})
+    }
+    if shares:
+        worst = max(shares, key=lambda name: shares[name])
+        yield ""
+        yield (
+            f"To find what folds takes less than the capture on {sum(s < 1 for s in shares.values())} "
+            f"of {len(shares)} models; most on {worst}, {shares[worst]:.2f} of it."
+        )
     pairs = [(row, others[row["name"]]) for row in rows if "module" in row and _measured(row, others)]
     if pairs:
         ours, theirs = sum(_ours(row) for row, _ in pairs), sum(peers.best(other) for _, other in pairs)
@@ -79,9 +91,14 @@ def _sums(rows: list[Row], others: Mapping[str, Row]) -> Iterator[str]:
         yield ""
         yield (
             f"Of the {calls} calls of BatchNorm in the {len(pairs)} models that others were measured on, "
-            f"bntools takes out {ours} ({ours / calls:.1%}), the best other tool on each model "
+            f"bntools takes out {ours} ({ours / calls:.1%}), the best of {_tools(pairs)} on each model "
             f"{theirs} ({theirs / calls:.1%}). Another takes more out of: {', '.join(more) or 'none'}."
         )
+
+
+def _tools(pairs: list[tuple[Row, Row]]) -> str:
+    """The other tools that were measured."""
+    return ", ".join(dict.fromkeys(tool for _, other in pairs for tool in other["peers"]))
 
 
 def _measured(row: Row, others: Mapping[str, Row]) -> bool:

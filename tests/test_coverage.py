@@ -22,8 +22,16 @@ def row(name: str, module: Row, program: Row) -> dict[str, Any]:
 
 
 ROWS = [
-    row("timm:one", found(10, 7, {"sibling": 3}), found(10, 10, {})),
-    row("timm:two", found(4, 1, {"blocked": 2, "sibling": 1}, 3e-12), {"not_exported": "no"}),
+    row(
+        "timm:one",
+        found(10, 7, {"sibling": 3}),
+        found(10, 10, {}) | {"seconds": {"capture": 2.0, "find": 1.0}},
+    ),
+    row(
+        "timm:two",
+        found(4, 1, {"blocked": 2, "sibling": 1}, 3e-12),
+        {"not_exported": "no", "seconds": {"capture": 2.0, "find": 3.0}},
+    ),
 ]
 
 
@@ -34,17 +42,18 @@ def test_it_adds_up_by_level() -> None:
     assert "As a program, 1 models: 10 of 10 sites fold (100.0%)." in text
     assert "Refused: 4 sibling, 2 blocked." in text
     assert "The worst error in float64 is 3.0e-12 of its scale." in text
+    assert "less than the capture on 1 of 2 models; most on timm:two, 1.50 of it." in text
     assert "another tool takes" not in text.lower()
     assert "| timm:two | 4 | 1 | not exported |" in text
 
 
 def test_another_tool_that_takes_more_is_named() -> None:
     text = page(ROWS, {"timm:one": peer(10, 2), "timm:two": peer(4, 1)})
-    assert "takes out 11 (78.6%), the best other tool on each model 11 (78.6%)" in text
+    assert "takes out 11 (78.6%), the best of torch.fx on each model 11 (78.6%)" in text
     assert "Another takes more out of: timm:two." in text
 
 
 def test_what_is_wrong_does_not_count() -> None:
     text = page(ROWS, {"timm:one": peer(10, 2), "timm:two": peer(4, 0, wrong=True)})
-    assert "the best other tool on each model 8" in text
+    assert "the best of torch.fx on each model 8" in text
     assert "Another takes more out of: none." in text
