@@ -93,6 +93,8 @@ def _problems_of_host(model: nn.Module, host: Host, tensors: Mapping[str, Tensor
         plain = isinstance(conv, nn.modules.conv._ConvNd) and type(conv) in PADDED
         if not plain or conv.padding_mode != "zeros" or host.pad != f"{host.path}.pad_value":
             yield "it is no convolution that could pad with other values"
+        elif hasattr(conv, "pad_value"):
+            yield f"there is something at {host.pad}"
         elif (tensors[host.pad].shape, tensors[host.pad].dtype) != ((conv.in_channels,), weight.dtype):
             yield f"{host.pad} should be {[conv.in_channels]} {weight.dtype}"
     if host.layout == "table" and host.bias_key:

@@ -90,7 +90,7 @@ def _layer(model: nn.Module, reduction: Reduction, tensors: Mapping[str, Tensor]
     layer = ChannelAffine(len(bias), scale=bool(reduction.weight_key), device=device, dtype=bias.dtype)
     for name, key in (("weight", reduction.weight_key), ("bias", reduction.bias_key)):
         if key:
-            grad = not own or any(p.requires_grad for p in own)
+            grad = any(p.requires_grad for p in own)
             layer.register_parameter(name, nn.Parameter(tensors[key].to(device), requires_grad=grad))
     return layer.train(module.training if module else False)
 

@@ -56,10 +56,11 @@ def find_reducible(model: nn.Module, capture: Capture, plan: Plan) -> dict[str, 
 
 
 def _single(capture: Capture) -> Iterator[BatchNorm]:
-    """The BatchNorms whose module is called once."""
+    """The BatchNorms whose module is called once; an instance norm may come without a batch another time."""
     sites, _ = find_sites(capture)
     calls = Counter(bn.site.module for bn in sites)
-    return (bn for bn in sites if bn.refusal is None and bn.paths and calls[bn.site.module] == 1)
+    able = (bn for bn in sites if bn.refusal is None and bn.paths and bn.call.op == "batch_norm")
+    return (bn for bn in able if calls[bn.site.module] == 1)
 
 
 def draw_reductions(

@@ -189,6 +189,16 @@ def test_a_plan_that_does_not_fit_changes_nothing(wrong: dict[str, Any]) -> None
 
 
 @pytest.mark.usefixtures("pays")
+def test_an_attribute_of_that_name_is_left_alone() -> None:
+    net: Any = between(nn.Conv2d(3, 4, 3, padding=1))
+    plan, tensors = plan_folds(net, bn.Example((X,)), pad=True)
+    net[2].pad_value = 7
+    assert not bn.fold(net, X, pad_exact=True).plan.edits
+    with pytest.raises(bn.PlanError, match=r"there is something at 2.pad_value"):
+        graft_(net, plan, tensors)
+
+
+@pytest.mark.usefixtures("pays")
 def test_a_graft_is_undone() -> None:
     net = between(nn.Conv2d(3, 4, 3, padding=1))
     before = net(X)

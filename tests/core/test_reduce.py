@@ -141,6 +141,13 @@ def hooked() -> nn.Module:
     return net
 
 
+def instance() -> nn.Module:
+    """Its statistics are its own; another time the input may have no batch, and channels in front."""
+    net = Once()
+    net.norm = nn.InstanceNorm2d(3, affine=True, track_running_stats=True)
+    return net
+
+
 def training() -> nn.Module:
     net = Once().eval()
     net.norm.train()
@@ -148,7 +155,9 @@ def training() -> nn.Module:
 
 
 @pytest.mark.usefixtures("all_faster")
-@pytest.mark.parametrize(("make", "goes"), [(Once, True), (Twice, False), (hooked, False), (training, False)])
+@pytest.mark.parametrize(
+    ("make", "goes"), [(Once, True), (Twice, False), (hooked, False), (training, False), (instance, False)]
+)
 def test_only_what_is_called_once_and_by_its_own_statistics(
     make: Callable[[], nn.Module], goes: bool
 ) -> None:
@@ -158,7 +167,7 @@ def test_only_what_is_called_once_and_by_its_own_statistics(
         net.eval()
     surgery = bn.fold(net, X, simplify=True)
     assert left(surgery) == ({"norm": Op.AFFINE} if goes else {})
-    assert type(surgery.model.norm) is (ChannelAffine if goes else nn.BatchNorm2d)
+    assert type(surgery.model.norm) is (ChannelAffine if goes else type(net.norm))
 
 
 @pytest.mark.usefixtures("all_faster")
@@ -168,6 +177,10 @@ def test_the_parameters_are_as_those_before() -> None:
     made: Any = bn.fold(net, X, simplify=True).model
     assert not any(p.requires_grad for p in made.norm.parameters())
     assert all(p.requires_grad for p in made.conv.parameters())
+    bare: Any = Once()
+    bare.norm = nn.BatchNorm2d(3, affine=False)
+    made = bn.fold(seasoned(bare), X, simplify=True).model
+    assert not any(p.requires_grad for p in made.norm.parameters())
     half: Any = bn.fold(seasoned(Once()).to(torch.bfloat16), X.bfloat16(), simplify=True).model
     assert half.norm.weight.dtype is half.norm.bias.dtype is torch.bfloat16
 
@@ -229,6 +242,12 @@ def test_a_channel_affine_is_what_a_batchnorm_computes(shape: tuple[int, ...], d
     assert torch.allclose(layer(x), norm(x), rtol=1e-12, atol=1e-12)
     along = [1, 3, *[1] * (len(shape) - 2)]
     assert torch.allclose(shift(x * scale.view(along)), norm(x), rtol=1e-12, atol=1e-12)
+
+
+def test_measuring_draws_no_random_numbers() -> None:
+    before = torch.get_rng_state()
+    faster.faster((2, 3, 4, 4), (48, 16, 4, 1), torch.float32, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_faster_is_what_takes_less_than_nine_tenths(monkeypatch: pytest.MonkeyPatch) -> None:
