@@ -94,6 +94,31 @@ def _sums(rows: list[Row], others: Mapping[str, Row]) -> Iterator[str]:
             f"bntools takes out {ours} ({ours / calls:.1%}), the best of {_tools(pairs)} on each model "
             f"{theirs} ({theirs / calls:.1%}). Another takes more out of: {', '.join(more) or 'none'}."
         )
+    yield from _left(rows, others)
+
+
+def _left(rows: list[Row], others: Mapping[str, Row]) -> Iterator[str]:
+    """What torch's exporter leaves in an ONNX file, and what stays in the program."""
+    found = [
+        (
+            row["name"],
+            others[row["name"]]["peers"]["onnx.export"]["left"],
+            program["sites"] - program["folded"],
+        )
+        for row in rows
+        if _measured(row, others)
+        and "left" in others[row["name"]]["peers"].get("onnx.export", {})
+        and "folded" in (program := row.get("program", {}))
+    ]
+    for family in dict.fromkeys(name.partition(":")[0] for name, _, _ in found):
+        left = [(theirs, ours) for name, theirs, ours in found if name.startswith(f"{family}:")]
+        theirs, ours = (sum(pair[i] for pair in left) for i in (0, 1))
+        models = sum(pair[0] > 0 for pair in left)
+        yield ""
+        yield (
+            f"torch's exporter leaves {theirs} BatchNorms in the ONNX files of {models} of {len(left)} "
+            f"models of {family}; in the programs of the same models {ours} stay."
+        )
 
 
 def _tools(pairs: list[tuple[Row, Row]]) -> str:

@@ -53,6 +53,14 @@ def test_another_tool_that_takes_more_is_named() -> None:
     assert "Another takes more out of: timm:two." in text
 
 
+def test_what_the_exporter_leaves_stands_beside_what_stays_in_the_program() -> None:
+    other = peer(10, 2)
+    other["peers"]["onnx.export"] = {"left": 6, "wrong": False}
+    text = page(ROWS, {"timm:one": other, "timm:two": other})
+    assert "leaves 6 BatchNorms in the ONNX files of 1 of 1 models of timm" in text
+    assert "in the programs of the same models 0 stay." in text
+
+
 def test_what_is_wrong_does_not_count() -> None:
     text = page(ROWS, {"timm:one": peer(10, 2), "timm:two": peer(4, 0, wrong=True)})
     assert "the best of torch.fx on each model 8" in text
