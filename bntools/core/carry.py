@@ -206,7 +206,7 @@ def _share(flow: Flow, taker: Taker) -> None:
     for name, tensor in (("weight", spec.weight), ("bias", spec.bias)):
         if not isinstance(tensor, Stored):
             continue
-        readers = graph.readers[tensor.memory]
+        readers, owners = graph.readers[tensor.memory], graph.owners(tensor)
         for reader in readers:
             if (
                 reader is not call
@@ -214,9 +214,12 @@ def _share(flow: Flow, taker: Taker) -> None:
                 and _use(reader, tensor) == _use(call, tensor)
             ):
                 shared[reader.index].add(name)
+                makes = host.new_bias or flow.takers[reader.index].host.new_bias
+                if makes and not {call.owner, reader.owner} <= owners:
+                    # Code that reads a module's weight may read its bias too, and find the one that is made.
+                    shared[reader.index].add("bias")
             elif reader is not call:
                 problems.append(f"{where(reader)} reads {tensor.keys[0]} too, without the same BatchNorm")
-        owners = graph.owners(tensor)
         idle = sorted(owners - {r.owner for r in readers}) if len(owners) > 1 else []
         why = f"holds {tensor.keys[0]} too, and was not called with it"
         problems += [f"{owner or 'the model'} {why}" for owner in idle]

@@ -23,6 +23,31 @@ def net(forward: Callable[..., Tensor]) -> Any:
     return season(Apply(forward, conv=nn.Conv2d(3, 4, 3), bn=nn.BatchNorm2d(4)).eval())
 
 
+class Borrowed(nn.Module):
+    """A layer without a bias, whose weight is read by a function as well, and the bias that is none."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.bn, self.lin, self.back = nn.BatchNorm1d(4), nn.Linear(4, 3, bias=False), nn.Linear(3, 4)
+        self.first = first
+
+    def forward(self, v: Tensor) -> Tensor:
+        def borrow(v: Tensor) -> Tensor:
+            return torch.nn.functional.linear(v, self.lin.weight, self.lin.bias)
+
+        if self.first:
+            return self.lin(self.bn(self.back(borrow(v)).sigmoid()))
+        return borrow(self.back(self.lin(self.bn(v))))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_no_bias_is_made_that_somebody_else_would_read(first: bool) -> None:
+    model = season(Borrowed(first)).eval()
+    surgery = bn.fold(model, torch.randn(5, 4))
+    assert not surgery.plan.edits
+    assert surgery.model.lin.bias is None
+
+
 def test_attributes_that_the_forward_sets_are_as_they_were() -> None:
     def forward(m: Any, v: Tensor) -> Tensor:
         m.calls += 1
