@@ -51,12 +51,9 @@ def fold_tensors(model: nn.Module, plan: Plan) -> tuple[dict[str, Tensor], froze
             tensors |= _reduced(model, reduction, plan.maps.reduced[reduction.site.name])
         bad = _overflowing(model, tensors, {key for host in plan.hosts for key in (*host.weight, *host.bias)})
     sites = {
-        site
-        for host in plan.hosts
-        if {host.weight_key, host.bias_key, host.pad} & bad
-        for site in (*host.rows, *host.columns)
+        site for host in plan.hosts if not bad.isdisjoint(host.keys) for site in (*host.rows, *host.columns)
     }
-    sites |= {r.site.name for r in plan.reductions if {r.weight_key, r.bias_key} & bad}
+    sites |= {each.site.name for each in plan.reductions if not bad.isdisjoint(each.keys)}
     return tensors, frozenset(sites)
 
 

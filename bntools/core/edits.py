@@ -57,37 +57,36 @@ def draw_edits(
         for index, taker in flow.takers.items()
         if index in staying and (change := _change(taker, solution, norms))
     ]
-    others = {r.site.at: r for r in reductions if r.site.at is not None}
-    level = {index for index, r in others.items() if r.op is Op.SHIFT and index in flow.edges}
+    ops = {reduction.site.at: reduction.op for reduction in reductions}
+    away = {**gone, **{index: bn for index, (bn, _) in reduce.items() if index in ops}}
+    kept = [change for change in changes if change.taker.call.index not in ops]
+    level = {index for index in away if ops.get(index) is Op.SHIFT and index in flow.edges}
     reach = _Reach(flow, gone.keys() | level, solution, changes)
     rows: dict[int, list[str]] = defaultdict(list)
     columns: dict[int, list[str]] = defaultdict(list)
     edits = []
     for index in sorted(gone.keys() | level):
-        name = gone[index].site.name if index in gone else others[index].site.name
+        bn = away[index]
         on_rows, on_columns, side = reach.of(index)
         for change in on_rows:
-            rows[change.taker.call.index].append(name)
+            rows[change.taker.call.index].append(bn.site.name)
         for change in on_columns:
-            columns[change.taker.call.index].append(name)
+            columns[change.taker.call.index].append(bn.site.name)
         if index in level:
             continue
-        bn = gone[index]
         calls = {c.taker.call.index: c.taker for c in (*on_rows, *on_columns)}
         into = tuple(dict.fromkeys(calls[i].host.path for i in sorted(calls)))
         through = _through(flow, bn.call, staying | calls.keys(), side)
         edits.append(Edit(bn.site, side, into, through, bn.paths, bn.keeps))
     hosts = tuple(
         _host(c, tuple(rows[c.taker.call.index]), tuple(columns[c.taker.call.index]), flow.padded)
-        for c in changes
-        if c.taker.call.index not in others
+        for c in kept
     )
-    away = [*gone.values(), *(reduce[index][0] for index in others)]
-    seen = {bn.site.name: _seen(flow, bn.site.name, bn.returned, solution) for bn in away}
+    seen = {bn.site.name: _seen(flow, bn.site.name, bn.returned, solution) for bn in away.values()}
     for module in flow.graph.capture.modules:
         if module.path in watch and len(module.outputs) == 1:
             seen[module.path] = _seen(flow, module.path, module.outputs[0], solution)
-    takes = {c.taker.call.index: c.take for c in changes if c.taker.call.index not in others}
+    takes = {change.taker.call.index: change.take for change in kept}
     return tuple(edits), hosts, reductions, Maps(takes, seen, reduced)
 
 

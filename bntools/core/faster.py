@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import nn
 
+from bntools.core.latency import wait
 from bntools.core.plan import Op
 from bntools.norms.channelwise import ChannelAffine
 from bntools.norms.padded import pad_with_
@@ -31,19 +32,10 @@ def faster(
         shape, strides, dtype, device: of the value that it reads.
     """
     x = _values(shape, strides, dtype, device)
-    channels = shape[1]
-    layers: dict[Op | None, nn.Module] = {
-        None: _norm(x),
-        Op.SHIFT: ChannelAffine(channels, scale=False, device=device, dtype=dtype),
-        Op.AFFINE: ChannelAffine(channels, device=device, dtype=dtype),
-    }
-    times: dict[Op | None, list[float]] = {op: [] for op in layers}
-    calls = max(1, int(_LEAST / max(_time(layers[None].eval(), x, 1), 1e-7)))
-    for _ in range(_TURNS):
-        for op, layer in layers.items():
-            times[op].append(_time(layer, x, calls))
-    limit = GAIN * statistics.median(times[None])
-    return frozenset(op for op, each in times.items() if op is not None and statistics.median(each) < limit)
+    ops = Op.SHIFT, Op.AFFINE
+    layers = [ChannelAffine(shape[1], scale=op is Op.AFFINE, device=device, dtype=dtype) for op in ops]
+    norm, *others = _medians([_norm(x), *layers], x)
+    return frozenset(op for op, taken in zip(ops, others, strict=True) if taken < GAIN * norm)
 
 
 def _values(
@@ -58,7 +50,7 @@ def _values(
 def _norm(x: torch.Tensor) -> nn.Module:
     """A BatchNorm for values like these."""
     kind = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[max(x.ndim - 3, 0)]
-    return kind(x.shape[1], device=x.device, dtype=x.dtype)
+    return kind(x.shape[1], device=x.device, dtype=x.dtype).eval()
 
 
 def _bare(module: nn.Module) -> nn.Module:
@@ -68,19 +60,20 @@ def _bare(module: nn.Module) -> nn.Module:
     return twin
 
 
+def _medians(layers: Sequence[nn.Module], x: torch.Tensor) -> list[float]:
+    """The seconds of a call of each, turn by turn; the first one says how many calls make a turn."""
+    calls = max(1, int(_LEAST / max(_time(layers[0], x, 1), 1e-7)))
+    turns = [[_time(layer, x, calls) for layer in layers] for _ in range(_TURNS)]
+    return [statistics.median(each) / calls for each in zip(*turns, strict=True)]
+
+
 def _time(layer: nn.Module, x: torch.Tensor, calls: int) -> float:
-    _wait(x)
+    wait([x])
     start = time.perf_counter()
     for _ in range(calls):
         layer(x)
-    _wait(x)
+    wait([x])
     return time.perf_counter() - start
-
-
-def _wait(x: torch.Tensor) -> None:
-    """Work on a GPU goes on after the call returns."""
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
 
 
 @torch.no_grad()
@@ -95,13 +88,10 @@ def pad_costs(
         convs: that read it.
     """
     x = _values(shape, strides, mean.dtype, mean.device)
-    norm = _norm(x).eval()
-    layers = [norm, *map(_bare, convs)]
+    layers = [_norm(x), *map(_bare, convs)]
     for conv in convs:
         padded = _bare(conv)
         pad_with_(padded, torch.zeros_like(mean))
         layers.append(padded)
-    calls = max(1, int(_LEAST / max(_time(norm, x, 1), 1e-7)))
-    times = [[_time(layer, x, calls) for layer in layers] for _ in range(_TURNS)]
-    taken, *others = (statistics.median(each) / calls for each in zip(*times, strict=True))
-    return taken, sum(others[len(convs) :]) - sum(others[: len(convs)])
+    norm, *others = _medians(layers, x)
+    return norm, sum(others[len(convs) :]) - sum(others[: len(convs)])

@@ -51,7 +51,7 @@ def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> No
 def _problems_of_reduction(reduction: Reduction, tensors: Mapping[str, Tensor]) -> Iterator[str]:
     if any(part.name == REDUCED for part in reduction.keeps):
         yield f"{REDUCED} is no name for what it keeps"
-    for key in filter(None, (reduction.weight_key, reduction.bias_key) if reduction.removes else ()):
+    for key in reduction.keys if reduction.removes else ():
         if tensors[key].shape != (reduction.site.channels,) or not tensors[key].is_floating_point():
             yield f"{key} should be {[reduction.site.channels]} numbers, not {list(tensors[key].shape)}"
 
@@ -90,8 +90,8 @@ def _problems_of_host(model: nn.Module, host: Host, tensors: Mapping[str, Tensor
         return
     if host.pad:
         conv: Any = registered(model, host.path)
-        plain = isinstance(conv, nn.modules.conv._ConvNd) and type(conv) in PADDED
-        if not plain or conv.padding_mode != "zeros" or host.pad != f"{host.path}.pad_value":
+        is_torchs = isinstance(conv, nn.modules.conv._ConvNd) and type(conv) in PADDED
+        if not is_torchs or conv.padding_mode != "zeros" or host.pad != f"{host.path}.pad_value":
             yield "it is no convolution that could pad with other values"
         elif hasattr(conv, "pad_value"):
             yield f"there is something at {host.pad}"

@@ -44,15 +44,15 @@ class Forest:
         self.parent = np.arange(count)
         self.a, self.b = np.ones(count), np.zeros(count)
         self.size = np.ones(count, np.int64)
-        self.size[:1] = np.iinfo(np.int64).max // 2  # the known one stays a root
+        self.size[0] = np.iinfo(np.int64).max // 2  # the known one stays a root
         self._log: list[tuple[Array, Array, Array]] = []
         self._last, self._flag = np.zeros(count, np.int64), np.zeros(count, bool)
 
     def copy(self) -> Forest:
         """The same equations, with no way back."""
-        other = Forest(0, self.known)
-        other.parent, other.a, other.b = self.parent.copy(), self.a.copy(), self.b.copy()
-        other.size, other._last, other._flag = self.size.copy(), self._last.copy(), self._flag.copy()
+        other = Forest(len(self.parent), self.known)
+        other.parent, other.size = self.parent.copy(), self.size.copy()
+        other.a, other.b = self.a.copy(), self.b.copy()
         return other
 
     def find(self, nodes: Array) -> tuple[Array, Array, Array]:

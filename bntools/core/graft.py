@@ -50,8 +50,7 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
         for host in plan.hosts:
             _write(model, host, tensors)
         for change in plan.changes:
-            layer = _layer(model, change, tensors) if isinstance(change, Reduction) else None
-            _replace(model, change, layer)
+            _replace(model, change, tensors)
     except BaseException:
         undo()
         raise
@@ -64,8 +63,8 @@ def bypass_(model: nn.Module, plan: Plan) -> None:
         _replace(model, change, None)
 
 
-def _replace(model: nn.Module, change: Edit | Reduction, layer: nn.Module | None) -> None:
-    """Put what is left of a BatchNorm in its place."""
+def _replace(model: nn.Module, change: Edit | Reduction, tensors: Mapping[str, Tensor] | None) -> None:
+    """Put what is left of a BatchNorm in its place; without *tensors* nothing is left of a reduced one."""
     rest: nn.Module | None = None
     for path in change.removes:
         parent, _, name = path.rpartition(".")
@@ -75,24 +74,22 @@ def _replace(model: nn.Module, change: Edit | Reduction, layer: nn.Module | None
                 f"plan: {plain(change.site.name)}: {plain(path)} has gone", todo="fold the model again"
             )
         if rest is None:
+            layer = None
+            if isinstance(change, Reduction) and tensors is not None:
+                layer = _layer(module, change, tensors)
             rest = _rest(module, change.keeps, layer)
         owner._modules[name] = rest
 
 
-def _layer(model: nn.Module, reduction: Reduction, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The layer that a BatchNorm becomes, on the device of its statistics; trained if one of its own was."""
-    module = registered(model, reduction.removes[0])
-    bias = tensors[reduction.bias_key]
-    device = (
-        next((t.device for t in module.buffers() if t.is_floating_point()), bias.device) if module else None
-    )
-    own = list(module.parameters(recurse=False)) if module else []
+def _layer(module: Any, reduction: Reduction, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """What a BatchNorm becomes, on the device of its statistics; trained if a parameter of its own was."""
+    bias, device = tensors[reduction.bias_key], module.running_mean.device
+    grad = any(parameter.requires_grad for parameter in module.parameters(recurse=False))
     layer = ChannelAffine(len(bias), scale=bool(reduction.weight_key), device=device, dtype=bias.dtype)
-    for name, key in (("weight", reduction.weight_key), ("bias", reduction.bias_key)):
-        if key:
-            grad = any(p.requires_grad for p in own)
-            layer.register_parameter(name, nn.Parameter(tensors[key].to(device), requires_grad=grad))
-    return layer.train(module.training if module else False)
+    for key in reduction.keys:
+        parameter = nn.Parameter(tensors[key].to(device), requires_grad=grad)
+        layer.register_parameter(key.rpartition(".")[2], parameter)
+    return layer.train(module.training)
 
 
 def _rest(module: nn.Module, keeps: tuple[Part, ...], layer: nn.Module | None) -> nn.Module:
@@ -193,8 +190,7 @@ def _forget_loading(module: nn.Module, name: str) -> None:
 
 def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
     """Keep what the edits will touch; the function that it returns puts all of it back."""
-    keys = {key for h in plan.hosts for key in (*h.weight, *h.bias, h.weight_key, h.bias_key, h.pad) if key}
-    paths = {key.rpartition(".")[0] for key in keys}
+    paths = {key.rpartition(".")[0] for h in plan.hosts for key in (*h.weight, *h.bias, *h.keys)}
     paths |= {path.rpartition(".")[0] for change in plan.changes for path in change.removes}
     paths |= {host.path for host in plan.hosts if host.bake}
     kept: list[tuple[nn.Module, type, dict[str, Any], list[tuple[dict[Any, Any], dict[Any, Any]]]]] = []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bntools.core.example import Example
 from bntools.core.untouched import untouched
@@ -47,10 +48,10 @@ def measure(before: nn.Module, after: nn.Module, example: Example, runs: int = 3
     with untouched(before), untouched(after):
         for turn in range(runs + WARM_UP):
             for index, model in enumerate((before, after)):
-                _wait(example)
+                wait(example.tensors)
                 start = time.perf_counter()
                 example(model)
-                _wait(example)
+                wait(example.tensors)
                 if turn >= WARM_UP:
                     times[index].append((time.perf_counter() - start) * 1e3)
     (low, middle, high), (low_after, middle_after, high_after) = (
@@ -59,7 +60,7 @@ def measure(before: nn.Module, after: nn.Module, example: Example, runs: int = 3
     return Latency(middle, middle_after, high - low, high_after - low_after, runs, torch.get_num_threads())
 
 
-def _wait(example: Example) -> None:
+def wait(tensors: Iterable[Tensor]) -> None:
     """Work on a GPU goes on after the call returns."""
-    if any(t.is_cuda for t in example.tensors):
-        torch.cuda.synchronize()
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.synchronize(device)

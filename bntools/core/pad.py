@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import torch
 from torch import nn
 
@@ -11,8 +9,9 @@ from bntools.core.affine import HOSTS
 from bntools.core.calls import Call, Capture, Value
 from bntools.core.compute import get_tensor
 from bntools.core.faster import GAIN, pad_costs
+from bntools.core.graph import Graph
 from bntools.core.plan import Plan
-from bntools.core.sites import find_sites
+from bntools.core.sites import find_staying
 from bntools.norms.padded import PADDED
 
 
@@ -27,19 +26,14 @@ def find_pads(model: nn.Module, capture: Capture, plan: Plan) -> frozenset[int]:
         capture: one run of it.
         plan: made for it.
     """
-    refused = {refusal.site.name for refusal in plan.refusals}
-    sites, _ = find_sites(capture)
-    calls = Counter(call.owner for call in capture.calls if call.op in HOSTS)
-    found: set[int] = set()
-    for bn in sites:
-        if bn.site.name not in refused or bn.refusal is not None or not bn.paths:
-            continue
+    graph, found = Graph(capture), set[int]()
+    for bn in find_staying(capture, plan):
         value, mean = bn.returned, get_tensor(model, f"{bn.paths[0]}.running_mean")
-        readers = [call for call in capture.calls if any(read is value for read in call.reads())]
+        readers = (c for c in graph.readers[value.memory] if any(read is value for read in c.reads()))
         convs = {
             call.index: conv
             for call in readers
-            if (conv := _padding(model, call)) is not None and calls[call.owner] == 1
+            if (conv := _padding(model, call)) is not None and len(graph.hosts[call.owner]) == 1
         }
         if not convs or mean is None or getattr(torch, value.dtype) != mean.dtype:
             continue

@@ -15,7 +15,6 @@ from bntools.errors import PlanError
 
 VERSION = 3
 
-
 REDUCED = "affine"
 """What the layer is called in front of what its module does besides."""
 
@@ -125,6 +124,11 @@ class Host:
     def bias_key(self) -> str:
         return self.bias[0] if self.bias else self.new_bias
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of its tensors that change or are made: a weight always, the others where there are any."""
+        return (self.weight_key, *filter(None, (self.bias_key, self.pad)))
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -186,6 +190,11 @@ class Reduction:
     def bias_key(self) -> str:
         return f"{self.path}.bias"
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the tensors that are made."""
+        return (*filter(None, (self.weight_key,)), self.bias_key)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -242,9 +251,8 @@ class Plan:
     @property
     def keys(self) -> frozenset[str]:
         """Of all tensors that change or are made."""
-        some = {key for host in self.hosts for key in (host.bias_key, host.pad)}
-        some |= {key for reduction in self.reductions for key in (reduction.weight_key, reduction.bias_key)}
-        return frozenset({host.weight_key for host in self.hosts} | some - {""})  # a host has a weight
+        layers: tuple[Host | Reduction, ...] = (*self.hosts, *self.reductions)
+        return frozenset(key for layer in layers for key in layer.keys)
 
     @property
     def sites(self) -> tuple[Site, ...]:

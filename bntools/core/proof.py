@@ -62,8 +62,8 @@ class Proof:
         error, noise = _worst(shipped, self.exact), _worst(self.shipped, self.exact)
         report = replace(report, shipped_error=error, noise=noise, agreement=min(known) if known else None)
         if off:
-            hosts = (h for h in self.plan.hosts if off[0] in (h.weight_key, h.bias_key, h.pad))
-            reduced = (r.site.name for r in self.plan.reductions if off[0] in (r.weight_key, r.bias_key))
+            hosts = (h for h in self.plan.hosts if off[0] in h.keys)
+            reduced = (r.site.name for r in self.plan.reductions if off[0] in r.keys)
             site = next((name for host in hosts for name in (*host.rows, *host.columns)), next(reduced, ""))
             why = f"{off[0]} is not the tensor that was proven right"
             return replace(report, verdict=Verdict.FAILED, broken=site, why=why)

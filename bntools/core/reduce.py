@@ -6,8 +6,7 @@ shift is left. Else what is left is ``w·x + b``, without statistics.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from bntools.core.compute import get_tensor
 from bntools.core.faster import faster
 from bntools.core.flow import Flow
 from bntools.core.forest import Array
+from bntools.core.graph import Graph
 from bntools.core.plan import REDUCED, Op, Plan, Reduction
 from bntools.core.settle import Solution
-from bntools.core.sites import BatchNorm, find_sites
+from bntools.core.sites import BatchNorm, find_staying
 
 _CLOSE = 1e-9
 
@@ -37,12 +37,15 @@ def find_reducible(model: nn.Module, capture: Capture, plan: Plan) -> dict[str, 
         capture: one run of it.
         plan: made for it.
     """
-    refused = {refusal.site.name for refusal in plan.refusals}
+    graph = Graph(capture)
     found: dict[str, Collection[Op]] = {}
     known: dict[Any, Collection[Op]] = {}
-    for bn in _single(capture):
+    for bn in find_staying(capture, plan):
+        # A module that is called again may have other neighbours, an instance norm no batch another time.
+        if bn.call.op != "batch_norm" or len(graph.hosts[bn.call.owner]) > 1:
+            continue
         x, mean = bn.call.args["input"], get_tensor(model, f"{bn.paths[0]}.running_mean")
-        if bn.site.name not in refused or mean is None or not isinstance(x, Value):
+        if mean is None or not isinstance(x, Value):
             continue
         dtype = getattr(torch, x.dtype)
         if mean.dtype != dtype or any(part.name == REDUCED for part in bn.keeps):
@@ -53,14 +56,6 @@ def find_reducible(model: nn.Module, capture: Capture, plan: Plan) -> dict[str, 
         if known[key]:
             found[bn.site.name] = known[key]
     return found
-
-
-def _single(capture: Capture) -> Iterator[BatchNorm]:
-    """The BatchNorms whose module is called once; an instance norm may come without a batch another time."""
-    sites, _ = find_sites(capture)
-    calls = Counter(bn.site.module for bn in sites)
-    able = (bn for bn in sites if bn.refusal is None and bn.paths and bn.call.op == "batch_norm")
-    return (bn for bn in able if calls[bn.site.module] == 1)
 
 
 def draw_reductions(

@@ -65,10 +65,8 @@ def settle(
     t = _shifts(problem, shifts, votes)
     with np.errstate(divide="ignore", invalid="ignore"):
         r, v = 1 / s, -t / s
-    for call, edge in gone.items():
-        known = problem.constant[edge.y]
-        r[edge.y[known]], v[edge.y[known]] = 0.0, maps[call][1][edge.channel[known]]
-        s[edge.y[known]] = t[edge.y[known]] = np.nan  # what is never read may be anything
+    r[y[~tied]], v[y[~tied]] = 0.0, shift[~tied]
+    s[y[~tied]] = t[y[~tied]] = np.nan  # what is never read may be anything
     solution = Solution(s, t, r, v)
     broken |= _wrong(problem, gone, solution)
     return solution, broken, _dear(problem, gone, solution, sizes)

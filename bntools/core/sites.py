@@ -10,7 +10,7 @@ from torch import nn
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.calls import Call, Capture, ModuleCall, Stored, Value
-from bntools.core.plan import Part, Refusal, Site
+from bntools.core.plan import Part, Plan, Refusal, Site
 from bntools.core.reasons import Reason
 
 _TRAINING = {"batch_norm": "training", "instance_norm": "use_input_stats"}
@@ -63,6 +63,13 @@ def find_sites(capture: Capture) -> tuple[tuple[BatchNorm, ...], tuple[Refusal, 
     calls = [c for c in capture.calls if c.op in _TRAINING and not _is_no_site(c, capture)]
     found = tuple(_site(call, capture, names, index) for call in calls)
     return found, _unanswered(capture, found)
+
+
+def find_staying(capture: Capture, plan: Plan) -> list[BatchNorm]:
+    """The BatchNorms that a plan refuses for what stands around them, and that a module could stand for."""
+    refused = {refusal.site.name for refusal in plan.refusals}
+    found, _ = find_sites(capture)
+    return [bn for bn in found if bn.site.name in refused and bn.refusal is None and bn.paths]
 
 
 class _Index:

@@ -86,9 +86,7 @@ class Sums:
         np.add.at(gap, equation, factor * value[root])
         np.add.at(size, equation, np.abs(factor * value[root]))
         slack = _ROUNDED * np.max(size, initial=0.0)
-        there = np.zeros(len(value), bool)
-        there[root] = True
-        roots = np.flatnonzero(there)
+        roots = np.flatnonzero(np.bincount(root))
         return np.abs(gap) > _CLOSE * size + slack, roots, value[roots]
 
     @staticmethod

@@ -7,10 +7,8 @@ The calls are interleaved, so that a busy machine slows all alike.
 
 from __future__ import annotations
 
-import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ import onnxruntime
 import torch
 
 import bntools as bn
+from tests.bench.turns import medians
 from tests.zoo import build
 
 MODELS = (
@@ -56,15 +55,8 @@ def row(name: str, folder: Path) -> str:
     for each in (one, two):
         feed = {each.get_inputs()[0].name: example.numpy()}
         ways.append(lambda each=each, feed=feed: each.run(None, feed))
-    times: list[list[float]] = [[] for _ in ways]
     with torch.no_grad():
-        for turn in range(TURNS + 5):
-            for way, taken in zip(ways, times, strict=True):
-                start = time.perf_counter()
-                way()
-                if turn >= 5:
-                    taken.append(1e3 * (time.perf_counter() - start))
-    eager, eager_after, runtime, runtime_after = (statistics.median(taken) for taken in times)
+        eager, eager_after, runtime, runtime_after = medians(ways, TURNS, warm=5)
     cells = f"{eager:.1f} | {eager_after:.1f} | {eager_after / eager:.2f} | {left} | {rest}"
     return f"| {name} | {cells} | {runtime:.2f} | {runtime_after:.2f} | {runtime_after / runtime:.2f} |"
 

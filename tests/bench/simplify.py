@@ -5,15 +5,15 @@ Each model in both memory formats, the three versions in turn, so that a busy ma
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 import warnings
 from collections import Counter
+from functools import partial
 
 import torch
 
 import bntools as bn
+from tests.bench.turns import medians
 from tests.zoo import build
 
 MODELS = ("torchvision:densenet121", "timm:resnetv2_50", "timm:efficientvit_b0", "timm:nasnetalarge")
@@ -27,16 +27,9 @@ def row(name: str, layout: torch.memory_format) -> str:
     model, example = model.to(memory_format=layout), example.contiguous(memory_format=layout)
     folded = bn.fold(model, example, verify=False)
     simpler = bn.fold(model, example, simplify=True)
-    ways = model, folded.model, simpler.model
-    times: list[list[float]] = [[] for _ in ways]
+    ways = [partial(each, example) for each in (model, folded.model, simpler.model)]
     with torch.no_grad():
-        for turn in range(TURNS + 3):
-            for way, taken in zip(ways, times, strict=True):
-                start = time.perf_counter()
-                way(example)
-                if turn >= 3:
-                    taken.append(1e3 * (time.perf_counter() - start))
-    before, after, reduced = (statistics.median(taken) for taken in times)
+        before, after, reduced = medians(ways, TURNS, warm=3)
     counts = Counter(reduction.op.value for reduction in simpler.plan.reductions)
     sites = f"{len(folded.plan.edits)} | {len(folded.plan.refusals)} | {counts['shift']} | {counts['affine']}"
     words = "channels last" if layout is torch.channels_last else "contiguous"

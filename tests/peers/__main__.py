@@ -28,8 +28,9 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="architectures; all without a file if left out"
     )
+    # Each after a flag of its own, so that a list of them does not swallow the names.
     parser.add_argument(
-        "--tools", nargs="+", choices=PEERS, default=list(PEERS), help="which to ask; all if left out"
+        "--tool", action="append", choices=PEERS, dest="tools", help="which to ask; all if left out"
     )
     parser.add_argument("--out", type=Path, default=Path("build/peers"), help="where the files are")
     parser.add_argument("--table", action="store_true", help="add up what the files hold, and run nothing")
@@ -47,7 +48,7 @@ def main() -> None:
     files = {name: asked.out / f"{name.replace(':', '-')}.json" for name in known}
     for name in asked.names or [name for name in known if not files[name].exists()]:
         start = time.perf_counter()
-        told = ask(name, asked.tools)
+        told = ask(name, asked.tools or list(PEERS))
         row = {"name": name, "versions": versions, "seconds": round(time.perf_counter() - start, 1)}
         row |= {ORIGINAL: told.pop(ORIGINAL, None), "peers": told}
         files[name].write_text(json.dumps(row, indent=1) + "\n")
