@@ -640,6 +640,52 @@ CASES = [
         x(2, 3, 6, 6),
         2,
     ),
+    # products of values that both move
+    Case(
+        "both-factors",
+        unshifted(forward(lambda m, v: m.out(m.a(v) * m.b(v)), a=bn2d(3), b=bn2d(3), out=conv(3, 4, 3))),
+        x(2, 3, 6, 6),
+        2,
+    ),
+    Case(
+        "both-factors-and-their-product",
+        unshifted(
+            forward(lambda m, v: F.relu(m.bn(m.a(v).relu() * m.b(v))), a=conv(3, 4), b=conv(3, 4), bn=bn2d(4))
+        ),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    Case(
+        "a-square-with-positive-scales",
+        positive(unshifted(forward(lambda m, v: m.bn((y := m.a(v)) * y).tanh(), a=conv(3, 4), bn=bn2d(4)))),
+        x(2, 3, 6, 6),
+        1,
+    ),
+    # several maps in one channel
+    Case(
+        "beside-itself",
+        forward(
+            lambda m, v: m.out(m.bn(torch.cat((m.n(v := m.a(v)), v), -1))).tanh(),
+            a=conv(3, 1),
+            n=bn2d(1),
+            bn=bn2d(1),
+            out=lambda: nn.Linear(12, 5),
+        ),
+        x(2, 3, 6, 6),
+        2,
+    ),
+    Case(
+        "into-one-that-stays",
+        forward(
+            lambda m, v: m.bn(m.n(m.a(v).clone())).tanh(),
+            a=lambda: nn.Linear(6, 5),
+            n=lambda: nn.BatchNorm1d(3),
+            bn=lambda: nn.BatchNorm1d(3),
+        ),
+        x(2, 3, 6),
+        1,
+        stay=1,
+    ),
     # channels without a scale
     Case("pruned", pruned(sequential(conv(3, 4, 3), bn2d(4), nn.ReLU())), x(2, 3, 6, 6), 1),
     Case("pruned-twice", pruned(sequential(conv(3, 4, 3), bn2d(4), bn2d(4), nn.ReLU())), x(2, 3, 6, 6), 2),

@@ -634,6 +634,42 @@ CASES = [
         {"skip": R.BLOCKED},
         fold=("n",),
     ),
+    # products of values that both move
+    Case(
+        "both-factors-shifted",
+        forward(lambda m, v: m.out(m.a(v.tanh()) * m.b(v.tanh())), a=bn2d(3), b=bn2d(3), out=conv(3, 4, 3)),
+        {"a": R.BLOCKED, "b": R.BLOCKED},
+    ),
+    Case(
+        "a-product-of-two-positive",
+        unshifted(
+            forward(
+                lambda m, v: F.relu(m.bn(m.a(v).relu() * m.b(v).relu())),
+                a=conv(3, 4),
+                b=conv(3, 4),
+                bn=bn2d(4),
+            )
+        ),
+        {"bn": R.BLOCKED},
+    ),
+    Case(
+        "a-square",
+        unshifted(forward(lambda m, v: m.bn((y := m.a(v)) * y).tanh(), a=conv(3, 4), bn=bn2d(4))),
+        {"bn": R.BLOCKED},
+    ),
+    # several maps in one channel
+    Case(
+        "beside-itself-with-two-channels",
+        forward(
+            lambda m, v: m.out(m.bn(torch.cat((m.n(v := m.a(v)), v), -1))).tanh(),
+            a=conv(3, 2),
+            n=bn2d(2),
+            bn=bn2d(2),
+            out=lambda: nn.Linear(12, 5),
+        ),
+        {"n": R.READ_ELSEWHERE},
+        fold=("bn",),
+    ),
     # what would be overwritten
     Case(
         "written-where-another-reads",

@@ -91,19 +91,19 @@ def _host(call: Call, flow: Flow, foldable: bool) -> Sequence[Lane]:
         flow.opaque(call)
         return ()
     rank, count = len(call.outputs[0].shape), call.outputs[0].shape[spec.axis]
-    columns = _columns(call, flow, spec)
     try:
         host = find_host(flow.graph, call, spec, bake=flow.bake)
     except BlockedError as blocked:
         flow.blocked[call.index] = blocked
         host = None
-    pairs = _pairs(call, flow) if foldable else None
-    if pairs is not None:
-        rows, (channel, labels) = flow.fresh((count,)), pairs
-        flow.edges[call.index] = Edge(labels, rows[channel], channel)
-        if host is not None and host.bias_key and columns is not None:
-            flow.takers[call.index] = Taker(call, host, rows, columns)
-        return [spread(rows, spec.axis, rank)]
+    paired = _paired(call, flow) if foldable else None
+    if paired is not None:
+        edge, lane = paired
+        flow.edges[call.index] = edge
+        if host is not None and host.bias_key and spec.reads == 1:
+            flow.takers[call.index] = Taker(call, host, edge.y[edge.first], edge.x[edge.first])
+        return [lane]
+    columns = _columns(call, flow, spec)
     if host is None:
         flow.opaque(call)
         return ()
@@ -134,19 +134,18 @@ def _columns(call: Call, flow: Flow, spec: HostCall) -> Lane | None:
     return along(flow.lane(x), spec.reads, x.shape[spec.reads])
 
 
-def _pairs(call: Call, flow: Flow) -> tuple[Lane, Lane] | None:
-    """Each channel of a BatchNorm with each label that stands in it."""
+def _paired(call: Call, flow: Flow) -> tuple[Edge, Lane] | None:
+    """Each channel of a BatchNorm with each label that stands in it, and the lane of what it returns."""
     x = call.args["input"]
     lane = flow.lane(x)
     if lane.size > _MOST:
         return None
     lane = np.broadcast_to(lane, [x.shape[1] if axis == 1 else n for axis, n in enumerate(lane.shape)])
-    rows = np.moveaxis(lane, 1, 0).reshape(x.shape[1], -1)
-    if rows.shape[1] == 1:
-        return np.arange(len(rows)), rows[:, 0]
-    channel = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
-    pairs = np.unique(np.stack((channel.ravel(), rows.ravel())), axis=1)
-    return pairs[0], pairs[1]
+    channels = spread(np.arange(x.shape[1]), 1, lane.ndim)
+    key, place = np.unique(channels * flow.count + lane, return_inverse=True)
+    channel, labels = np.divmod(key, flow.count)
+    y = flow.fresh(key.shape)
+    return Edge(labels, y, channel), y[place.reshape(lane.shape)]
 
 
 # Who else looks

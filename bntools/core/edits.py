@@ -139,7 +139,8 @@ class _Reach:
         with np.errstate(invalid="ignore"):
             still = (np.abs(solution.s - 1) <= _CLOSE) & (np.abs(solution.t) <= _CLOSE)
         wires = [(lane, lane[np.argmax(lane != GROUND)]) for lane in lanes if len(lane)]
-        self._class = components(flow.count, wires, flow.classes)
+        wires += [tie for index in flow.edges.keys() - self._edges.keys() for tie in flow.holds(index)]
+        self._class = components(flow.count, wires, flow.near)
         self._moved = ~still
         self._rows: dict[int, list[_Change]] = defaultdict(list)
         self._columns: dict[int, list[_Change]] = defaultdict(list)

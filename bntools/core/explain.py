@@ -37,7 +37,7 @@ class Explainer:
         self._shared = [tie for tie in flow.ties if tie.call is not None]
         self._ties = _Index([np.concatenate((tie.a, tie.b)) for tie in self._shared])
         wires = [(flow.edges[i].x, flow.edges[i].y) for i in gone]
-        self._class = components(flow.count, wires, flow.classes)  # all that a scale would go to
+        self._class = components(flow.count, wires, flow.near)  # all that a scale would go to
         self._held = _Index([distinct(self._class[pin.labels]) for pin in flow.pins])
         self._readers = _Index([flow.edges[i].x for i in gone])
 
@@ -55,13 +55,16 @@ class Explainer:
     def _on_another_axis(self, bn: BatchNorm) -> BlockedError:
         """Several of its channels have one map, or one channel has several."""
         x = bn.call.args["input"]
-        at = varies(self.flow.lane(x))
+        every = varies(self.flow.lane(x))
+        at = [axis for axis in every if axis != 1]
         way = [call for call, _ in self._back(x) if call is not None]
         maker = next((call for call in way if call.index in self.flow.takers), None)
-        if maker is not None and (way[0] is maker or (len(at) == 1 and at != [1])):
-            axis = f"axis {at[0]}" if at else "another"
-            what = f"it normalises axis 1, and the channels of {where(maker)} lie on {axis}"
-            return BlockedError(Reason.OTHER_AXIS, what)
+        if maker is not None:
+            alone = len(at) == 1 and every in (at, [1, *varies(self.flow.lane(maker.outputs[0]))])
+            if way[0] is maker or alone:
+                axis = f"axis {at[0]}" if at else "another"
+                what = f"it normalises axis 1, and the channels of {where(maker)} lie on {axis}"
+                return BlockedError(Reason.OTHER_AXIS, what)
         mixer = where(way[0]) if way else "what stands in front of it"
         return BlockedError(Reason.BLOCKED, f"{mixer} mixes the channels")
 
@@ -106,6 +109,10 @@ class Explainer:
             return self._on_another_axis(bn)
         for number in self._ties.of(labels):
             return self._another_reader(self._shared[number].call, self._shared[number].other, way)
+        for each in self.flow.products:
+            if each.call in way:
+                what = f"{where(each.call)} stands in front of it, whose factors cannot take its scale in"
+                return BlockedError(Reason.BLOCKED, what)
         carrier = next((call for call in way if call.index not in self.flow.takers), None)
         far = self._far(labels, conflict, bn.call.index, -1)
         if carrier is not None and far:

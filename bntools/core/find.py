@@ -189,4 +189,4 @@ def _items(flow: Flow, able: Mapping[int, BatchNorm]) -> list[Item]:
     for index, bn in able.items():
         if index in flow.edges:
             together[bn.site.module or bn.site.name].append(index)
-    return [Item(tuple(calls), len(calls) > 1 or calls[0] not in flow.takers) for calls in together.values()]
+    return [Item(tuple(calls), any(flow.holds(call) for call in calls)) for calls in together.values()]

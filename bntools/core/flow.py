@@ -71,6 +71,16 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """``out = one·two``, by *call*, of values that both move: their scales multiply, and none has a shift."""
+
+    call: Call
+    out: Lane
+    one: Lane
+    two: Lane
+
+
+@dataclass(frozen=True, slots=True)
 class Taker:
     """A call of a layer with weights, which takes maps in on either side.
 
@@ -95,12 +105,17 @@ class Edge:
 
     Args:
         x, y: the labels.
-        channel: of each pair.
+        channel: of each pair, in order.
     """
 
     x: Lane
     y: Lane
     channel: np.ndarray
+
+    @property
+    def first(self) -> np.ndarray:
+        """The place of each channel's first pair."""
+        return np.flatnonzero(np.diff(self.channel, prepend=-1))
 
 
 @dataclass(slots=True)
@@ -117,6 +132,7 @@ class Flow:
         sums_to_one: the axis along which a value's entries add up to one, by its id.
         padded: the calls of convolutions that may pad with a value for each channel.
         classes: of labels that have one scale whatever goes, the smallest; known when all else is.
+        near: of labels whose scales have to do with one another, the smallest.
     """
 
     graph: Graph
@@ -126,6 +142,7 @@ class Flow:
     pins: list[Pinned] = field(default_factory=list)
     ties: list[Tie] = field(default_factory=list)
     totals: list[Total] = field(default_factory=list)
+    products: list[Product] = field(default_factory=list)
     takers: dict[int, Taker] = field(default_factory=dict)
     edges: dict[int, Edge] = field(default_factory=dict)
     blocked: dict[int, BlockedError] = field(default_factory=dict)
@@ -133,6 +150,7 @@ class Flow:
     sums_to_one: dict[int, int] = field(default_factory=dict)
     padded: frozenset[int] = frozenset()
     classes: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    near: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def lane(self, x: object) -> Lane:
         """The lane of an argument; of a parameter, a number or an input of the model it is the ground."""
@@ -185,11 +203,34 @@ class Flow:
         self.totals.append(Total(out.ravel(), wide))
         return out
 
+    def multiply(self, call: Call, one: Lane, two: Lane) -> Lane:
+        """The lane of what *call* returns, a product of two values that both move."""
+        rank = len(call.outputs[0].shape)
+        one, two = (lane.reshape((1,) * (rank - lane.ndim) + lane.shape) for lane in (one, two))
+        out = self.fresh(np.broadcast_shapes(one.shape, two.shape))
+        for lane in (one, two, out):
+            self.pin(lane, Pin.SHIFT, call)
+        one, two = (np.broadcast_to(lane, out.shape).ravel() for lane in (one, two))
+        self.products.append(Product(call, out.ravel(), one, two))
+        return out
+
+    def holds(self, call: int) -> list[tuple[Lane, Lane]]:
+        """What a BatchNorm ties together if it stays: as a layer it has one map for each channel, or none."""
+        edge = self.edges[call]
+        if call not in self.takers:
+            return [(labels, np.full(len(labels), GROUND)) for labels in (edge.x, edge.y)]
+        first = edge.first
+        if len(first) == len(edge.x):
+            return []
+        return [(labels, labels[first[edge.channel]]) for labels in (edge.x, edge.y)]
+
     def close(self) -> None:
-        """Work out the classes: all ties are there."""
+        """Work out what belongs together: all ties are there."""
         ties = [(tie.a, tie.b) for tie in self.ties]
         ties += [(total.out, term) for total in self.totals for _, term in total.terms]
         self.classes = components(self.count, ties)
+        factors = [(each.out, factor) for each in self.products for factor in (each.one, each.two)]
+        self.near = components(self.count, factors, self.classes)
 
     def opaque(self, call: Call) -> None:
         """An operator of which nothing is known: what it reads and makes stays as it is."""

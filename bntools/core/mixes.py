@@ -7,6 +7,7 @@ pinned.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from bntools.core.flow import Flow, Pin
 from bntools.core.lanes import Lane, is_ground
 from bntools.core.maps import RESHAPES
 from bntools.core.reshapes import Lanes, Rule, listed, source
+
+_MOST = 1 << 14
+"""How many maps of two values that both move are multiplied; else the value with more of them moves alone."""
 
 
 def add(call: Call, flow: Flow) -> Lanes:
@@ -43,8 +47,7 @@ def negate(call: Call, flow: Flow) -> Lanes:
 def multiply(call: Call, flow: Flow) -> Lanes:
     """``k·(s·x + t) = s·kx + k·t`` for a number k, or a parameter with one for each channel.
 
-    ``m·(s·x) = s·mx`` for a value m, which carries no shift. Of two values that could both move, the one that
-    has the map of more labels does.
+    ``m·(s·x) = s·mx`` for a value m, which carries no shift, and ``(s·x)·(s'·y) = ss'·xy`` where both move.
     """
     one, two = call.args["self"], call.args["other"]
     for x, k in ((one, two), (two, one)):
@@ -61,7 +64,9 @@ def multiply(call: Call, flow: Flow) -> Lanes:
     ):
         return None
     lanes = sorted((flow.lane(one), flow.lane(two)), key=lambda lane: (is_ground(lane), -lane.size))
-    return scaled(call, flow, lanes[0], lanes[1])
+    if is_ground(lanes[1]) or math.prod(np.broadcast_shapes(*(lane.shape for lane in lanes))) > _MOST:
+        return scaled(call, flow, *lanes)
+    return flow.multiply(call, *lanes)
 
 
 def _factors(call: Call, flow: Flow, x: Value, k: object) -> np.ndarray | None:

@@ -10,9 +10,10 @@ import numpy as np
 from bntools.core.flow import Edge, Flow, Pin
 from bntools.core.forest import Array, Forest
 from bntools.core.lanes import GROUND
+from bntools.core.products import Products
 from bntools.core.sums import Sums
 
-Mark = tuple[int, int, int, int]
+Mark = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Item:
 
     Args:
         calls: their indices.
-        rigid: whether it keeps its input and output as they are if it stays.
+        rigid: whether it ties something together if it stays.
     """
 
     calls: tuple[int, ...]
@@ -99,9 +100,11 @@ class Problem:
         self._bad = np.zeros(flow.count, bool)  # only while a tie is made
         self._log: list[tuple[Array, Array, Array]] = []
         self._constants: list[Array] = []
+        self.stays: list[tuple[Array, Array]] = []  # what is alike because of those that stay
         self._base()
         self.held = self.shifts.copy()  # what holds of them whatever goes
-        self.sums = Sums(flow)
+        self.sums = Sums([total for total in flow.totals if len(total.terms) > 1])
+        self.products = Products(flow.products)
 
     def _base(self) -> None:
         """What holds whatever goes."""
@@ -114,12 +117,14 @@ class Problem:
         scaled, signed = (
             [pin.labels for pin in flow.pins if pin.what & what] for what in (Pin.SCALE, Pin.SIGN)
         )
-        np.add.at(self.reads, together([*readers, *(edge.x for edge in flow.edges.values()), *scaled]), 1)
+        factors = [lane for each in flow.products for lane in (each.out, each.one, each.two)]
+        reads = [*readers, *(edge.x for edge in flow.edges.values()), *scaled, *factors]
+        np.add.at(self.reads, together(reads), 1)
         alike = [(total.out, term) for total in flow.totals for _, term in total.terms]
         ties = [*((tie.a, tie.b) for tie in flow.ties), *alike]
         one, two = (together([tie[i] for tie in ties]) for i in (0, 1))
         self.plain[one] = self.plain[two] = False
-        self.plain[together([pin.labels for pin in flow.pins])] = False
+        self.plain[together([*(pin.labels for pin in flow.pins), *factors])] = False
         self._tie(one, two, 1.0)
         self._tie(together(scaled), GROUND, 1.0)
         tie_shifts(self.shifts, flow)
@@ -148,11 +153,12 @@ class Problem:
 
     def mark(self) -> Mark:
         """A point to go back to."""
-        return self.scales.mark(), self.shifts.mark(), len(self._log), len(self._constants)
+        return self.scales.mark(), self.shifts.mark(), len(self._log), len(self._constants), len(self.stays)
 
     def back(self, mark: Mark) -> None:
         """Forget everything since *mark*."""
-        scales, shifts, log, constants = mark
+        scales, shifts, log, constants, stays = mark
+        del self.stays[stays:]
         self.scales.back(scales)
         self.shifts.back(shifts)
         while len(self._log) > log:
@@ -186,16 +192,16 @@ class Problem:
         return {item for item in items if not bad.isdisjoint(item.calls)}
 
     def leave(self, item: Item) -> Conflict | None:
-        """Let an item stay; one that cannot take anything in holds what is around it."""
+        """Let an item stay, with what it then holds together."""
         if not item.rigid:
             return None
         mark = self.mark()
         for call in item.calls:
-            edge = self.flow.edges[call]
-            for labels in (edge.x, edge.y):
-                if self._tie(labels, GROUND, 1.0).any() or self.shifts.tie(labels, GROUND, 1.0, 0.0).any():
+            for one, two in self.flow.holds(call):
+                if self._tie(one, two, 1.0).any() or self.shifts.tie(one, two, 1.0, 0.0).any():
                     self.back(mark)
                     return Conflict(call, Pin.FIXED, 0)
+                self.stays.append((one, two))
         return None
 
     def level(self, call: int) -> bool:
@@ -208,14 +214,16 @@ class Problem:
         scale = self.maps[call][0][edge.channel]
         if not scale.all() or self.constant[edge.x].any() or self.constant[edge.y].any():
             return False
-        if not self._tie(edge.x, edge.y, scale).any():
+        if not self._tie(edge.x, edge.y, scale).any() and not self.unmet():
             return True
         self.back(mark)
         return False
 
-    def unmet(self) -> bool:
-        """Whether the sums cannot be met any more."""
-        return len(self.sums.unmet(self.shifts)) > 0
+    def unmet(self) -> Pin:
+        """What of the sums and products cannot be met any more, if anything: their shifts or their scales."""
+        if len(self.sums.unmet(self.shifts)):
+            return Pin.SHIFT
+        return Pin.SCALE if self.products.unmet(self.scales, self.signs) else Pin(0)
 
     def _go(self, call: int, edge: Edge) -> Conflict | None:
         scale, shift = (numbers[edge.channel] for numbers in self.maps[call])

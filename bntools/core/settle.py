@@ -57,6 +57,8 @@ def settle(
     votes = _votes(flow, gone)
     s = _scales(problem, votes)
     shifts = problem.held.copy()  # the same equations: there u = t/s, here t, and one s where they tie
+    one, two = (together([tie[i] for tie in problem.stays]) for i in (0, 1))
+    shifts.tie(one, two, 1.0, 0.0)
     broken: set[int] = set()
     x, y, _, shift, owner = in_a_row(gone, maps)
     tied = ~problem.constant[y]
@@ -108,6 +110,7 @@ def _scales(problem: Problem, votes: Array) -> Array:
     with np.errstate(divide="ignore"):
         free = np.where(problem.signs == 0, 1 / slope, sign / np.abs(slope))
     free[GROUND] = 1.0
+    free = problem.products.solve(problem.scales, problem.signs, free)
     found: Array = a * free[root]
     return found
 
@@ -143,6 +146,10 @@ def _wrong(problem: Problem, gone: Mapping[int, Edge], found: Solution) -> set[i
         off = np.abs(shift) > _CLOSE * size + slack
         for _, term in ((1.0, total.out), *total.terms):
             bad[term[off]] = True
+    for each in flow.products:
+        off = _apart(s[each.out], s[each.one] * s[each.two])
+        for labels in (each.out, each.one, each.two):
+            bad[labels[off]] = True
     for pin in flow.pins:
         at = pin.labels
         off = np.zeros(at.shape, bool)
@@ -158,10 +165,10 @@ def _wrong(problem: Problem, gone: Mapping[int, Edge], found: Solution) -> set[i
     bad[columns[~np.isfinite(found.r[columns]) | ~np.isfinite(found.v[columns])]] = True
     rows = together([taker.rows for taker in takers])
     bad[rows[~np.isfinite(s[rows]) | ~np.isfinite(t[rows])]] = True
-    for call, edge in flow.edges.items():
-        if call not in gone and call not in flow.takers:  # it stays, and can take nothing in
-            for labels in (edge.x, edge.y):
-                bad[labels[_apart(s[labels], np.ones(labels.shape)) | (np.abs(t[labels]) > slack)]] = True
+    for call in flow.edges.keys() - gone.keys():
+        for one, two in flow.holds(call):
+            off = _apart(s[one], s[two]) | (np.abs(t[one] - t[two]) > _CLOSE * np.abs(t[one]) + slack)
+            bad[one[off]] = bad[two[off]] = True
     near = _near(problem, np.flatnonzero(bad)) if bad.any() else bad
     x, y, scale, shift, owner = in_a_row(gone, problem.maps)
     gap, size = np.abs(t[x] - t[y] - s[y] * shift), np.abs(t[x]) + np.abs(t[y])

@@ -54,7 +54,7 @@ class _Cluster:
 
     Args:
         order: in which to try them.
-        summed: whether a sum is among what they touch.
+        summed: whether a sum or a product is among what they touch.
         most: how many of them can go at most.
     """
 
@@ -71,9 +71,10 @@ def _clusters(problem: Problem, items: Sequence[Item]) -> list[_Cluster]:
         for call in item.calls:
             edge = flow.edges[call]
             wires += [(edge.x, edge.y), (edge.y, first)]
-    near = components(flow.count, wires, flow.classes)
+    near = components(flow.count, wires, flow.near)
     summed = np.zeros(flow.count, bool)
-    summed[together([near[total.out] for total in flow.totals if len(total.terms) > 1])] = True
+    outs = [total.out for total in flow.totals if len(total.terms) > 1] + [each.out for each in flow.products]
+    summed[near[together(outs)]] = True
     clusters: dict[int, list[Item]] = defaultdict(list)
     for item in items:
         clusters[int(near[flow.edges[item.calls[0]].y[0]])].append(item)
@@ -120,20 +121,19 @@ def _search(problem: Problem, cluster: _Cluster, checked: bool) -> _Attempt:
     """
     start, order = problem.mark(), cluster.order
 
-    def attempt(order: Sequence[Item], stay: Sequence[Item] = (), least: int = 0) -> _Attempt | None:
+    def attempt(order: Sequence[Item], stay: Sequence[Item] = (), least: int = 0) -> _Attempt | Item:
         """Look at the sums once at the end, and at each step only if they do not hold."""
-        for check in (False, True) if checked else (False,):
+        problem.back(start)
+        found = _attempt(problem, order, stay, check=False)
+        if isinstance(found, _Attempt) and len(found.taken) >= least and checked and problem.unmet():
             problem.back(start)
-            found = _attempt(problem, order, stay, check)
-            if found is None or len(found.taken) < least or check or not checked or not problem.unmet():
-                return found
-        return None
+            found = _attempt(problem, order, stay, check=True)
+        return found
 
-    best = attempt(order)
-    if best is None:
-        stiff = [item for item in order if item.rigid]
-        best = attempt([item for item in order if not item.rigid], stiff)
-        assert best is not None
+    best, stuck = attempt(order), list[Item]()
+    while isinstance(best, Item):
+        stuck.append(best)
+        best = attempt([item for item in order if item not in stuck], stuck)
     if not best.missed or len(order) == 1:
         return best
     alone = {item: _alone(problem, start, item) for item in best.missed}
@@ -144,22 +144,31 @@ def _search(problem: Problem, cluster: _Cluster, checked: bool) -> _Attempt:
         most = cluster.most if len(hopeful) == len(order) else bound(problem, hopeful)
         if most <= len(best.taken):
             missed = []  # there is no larger set
-    for other in _orders(hopeful, best, missed):
-        found = attempt([*other, *(item for item in order if item not in hopeful)], least=len(best.taken) + 1)
-        if found is not None and len(found.taken) > len(best.taken):
+    for some, stay in _tries(order, hopeful, missed):
+        if len(some) <= len(best.taken):
+            break
+        found = attempt(some, stay, least=len(best.taken) + 1)
+        if isinstance(found, _Attempt) and len(found.taken) > len(best.taken):
             best = found
-            if len(hopeful) <= _FEW:
-                break
     problem.back(start)
     if problem.take_all(best.taken):  # where a scale is 0, the order matters
         again = attempt(best.order, best.stay)
-        assert again is not None
+        assert isinstance(again, _Attempt)
         best = again
     else:
+        best.missed.update({item: c for item in best.stay if (c := _beside(problem, item)) is not None})
         for item in best.missed:
             problem.leave(item)
     best.missed.update({item: c for item, c in alone.items() if item in best.missed and c is not None})
     return best
+
+
+def _beside(problem: Problem, item: Item) -> Conflict | None:
+    """What is in the way of an item beside those that go."""
+    mark = problem.mark()
+    conflict = problem.take(item)
+    problem.back(mark)
+    return conflict
 
 
 def _alone(problem: Problem, start: Mark, item: Item) -> Conflict | None:
@@ -168,23 +177,25 @@ def _alone(problem: Problem, start: Mark, item: Item) -> Conflict | None:
     return None if is_free(problem, item) else problem.take(item)
 
 
-def _orders(order: Sequence[Item], best: _Attempt, missed: Sequence[Item]) -> Iterator[list[Item]]:
-    """Orders in which more might fit: the larger sets of a few items first, in turn; else each that did not
-    fit.
+def _tries(
+    order: Sequence[Item], hopeful: Sequence[Item], missed: Sequence[Item]
+) -> Iterator[tuple[list[Item], list[Item]]]:
+    """What more might go, and what is to stay then: of a few items every set, the larger ones first; else an
+    order with one that did not fit in front.
     """
     if not missed:
         return
-    if len(order) <= _FEW:
-        for size in range(len(order) - 1, len(best.taken), -1):
-            for some in combinations(order, size):
-                yield [*some, *(item for item in order if item not in some)]
+    if len(hopeful) <= _FEW:
+        for size in range(len(hopeful) - 1, 0, -1):
+            for some in combinations(hopeful, size):
+                yield [*some], [item for item in order if item not in some]
     else:
         for item in missed[: _TRIES // len(order)]:
-            yield [item, *(other for other in order if other is not item)]
+            yield [item, *(other for other in order if other is not item)], []
 
 
-def _attempt(problem: Problem, order: Sequence[Item], stay: Sequence[Item], check: bool) -> _Attempt | None:
-    """Let go what fits, one after the other; None if one can neither go nor stay.
+def _attempt(problem: Problem, order: Sequence[Item], stay: Sequence[Item], check: bool) -> _Attempt | Item:
+    """Let go what fits, one after the other; if there is one that can neither go nor stay, that one.
 
     Args:
         problem: the equations.
@@ -195,7 +206,7 @@ def _attempt(problem: Problem, order: Sequence[Item], stay: Sequence[Item], chec
     missed = {item: Conflict(item.calls[0], Pin.SCALE, 0) for item in stay}
     for item in stay:
         if problem.leave(item) is not None:
-            return None
+            return item
     taken: list[Item] = []
     at, many = 0, 1
     while at < len(order):
@@ -213,14 +224,14 @@ def _attempt(problem: Problem, order: Sequence[Item], stay: Sequence[Item], chec
         item = order[at]
         at += 1
         conflict = problem.take(item)
-        if conflict is None and check and problem.unmet():
+        if conflict is None and check and (unmet := problem.unmet()):
             problem.back(mark)
-            conflict = Conflict(item.calls[0], Pin.SHIFT, 0)
+            conflict = Conflict(item.calls[0], unmet, 0)
         if conflict is None:
             taken.append(item)
             many = 1 if check else 2
         else:
             missed[item] = conflict
             if problem.leave(item) is not None:
-                return None
+                return item
     return _Attempt(order, stay, taken, missed)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 
-from bntools.core.flow import Flow
-from bntools.core.forest import Array, Forest, components
+from bntools.core.flow import Total
+from bntools.core.forest import Array, components
 from bntools.core.lanes import GROUND
 
 _CLOSE = 1e-11
@@ -13,20 +16,29 @@ _ROUNDED = 1e-12
 _MOST = 1 << 22
 
 
+class Unknowns(Protocol):
+    """What is known of them: a forest, or what can be read as one."""
+
+    parent: Array
+
+    def find(self, nodes: Array) -> tuple[Array, Array, Array]:
+        """The roots, and a and b of ``value(node) = a·value(root) + b``; a root that is known is 0."""
+
+
 class Sums:
     """``0 = −u_out + Σ factor·u_term``, one equation for each label of each total.
 
     Args:
-        flow: of a capture.
+        totals: of several terms.
+        unit: how large an unknown is at least, as far as rounding goes.
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, totals: Sequence[Total], unit: float = 0.0) -> None:
+        self._unit = unit
         none = np.zeros(0, np.int64)
         equations, labels, factors = [none], [none], [none.astype(float)]
         self.count = 0
-        for total in flow.totals:
-            if len(total.terms) == 1:
-                continue
+        for total in totals:
             numbers = np.arange(self.count, self.count + len(total.out))
             self.count += len(total.out)
             for factor, term in ((-1.0, total.out), *total.terms):
@@ -36,7 +48,7 @@ class Sums:
         self.equations, self.labels = np.concatenate(equations), np.concatenate(labels)
         self.factors = np.concatenate(factors)
 
-    def unmet(self, shifts: Forest) -> Array:
+    def unmet(self, shifts: Unknowns) -> Array:
         """The labels in equations that cannot be met, whatever the open unknowns are."""
         _, _, b = shifts.find(self.labels)
         if not b.any():  # zeros meet them all
@@ -44,7 +56,7 @@ class Sums:
         bad, _, _ = self.solve(shifts, np.zeros(len(shifts.parent)))
         return np.unique(self.labels[bad[self.equations]])
 
-    def solve(self, shifts: Forest, wish: Array) -> tuple[Array, Array, Array]:
+    def solve(self, shifts: Unknowns, wish: Array) -> tuple[Array, Array, Array]:
         """Meet the equations by choosing the open unknowns.
 
         An unknown that stands in one equation only can always meet it, whatever the others are; an equation
@@ -85,7 +97,7 @@ class Sums:
         gap = constants.copy()
         np.add.at(gap, equation, factor * value[root])
         np.add.at(size, equation, np.abs(factor * value[root]))
-        slack = _ROUNDED * np.max(size, initial=0.0)
+        slack = _ROUNDED * np.max(size, initial=self._unit)
         roots = np.flatnonzero(np.bincount(root))
         return np.abs(gap) > _CLOSE * size + slack, roots, value[roots]
 
@@ -106,7 +118,7 @@ class Sums:
                 matrix[row, column] = factor[here]
                 value[unknowns] = np.linalg.lstsq(matrix, -constants[equations], rcond=None)[0]
 
-    def _rows(self, shifts: Forest) -> tuple[Array, Array, Array, Array, Array]:
+    def _rows(self, shifts: Unknowns) -> tuple[Array, Array, Array, Array, Array]:
         """The equations in the roots: equation, root and factor of each term; constants, and their size."""
         root, a, b = shifts.find(self.labels)
         constants, size = np.zeros(self.count), np.zeros(self.count)

@@ -295,10 +295,13 @@ def draw(flow: Flow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     s[GROUND] = 1
     t = rng.standard_normal(flow.count)
     t[GROUND] = 0
-    _, roots, values = Sums(flow).solve(shifts, t)
+    _, roots, values = Sums([total for total in flow.totals if len(total.terms) > 1]).solve(shifts, t)
     t[roots] = values
     root, a, b = shifts.find(labels)
-    return s[scales.find(labels)[0]], a * t[root] + b
+    s = s[scales.find(labels)[0]]
+    for each in flow.products:
+        s[each.out] = s[each.one] * s[each.two]
+    return s, a * t[root] + b
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
