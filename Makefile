@@ -58,6 +58,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.latency_in_onnx
 	$(BIN)/python -m tests.bench.simplify
 	$(BIN)/python -m tests.bench.padding
+	$(BIN)/python -m tests.bench.recalibrate
 
 clean:
 	rm -rf .venv $(PEERS) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Surgery on trained PyTorch models with BatchNorm: inspect, fold, replay, each proven by measurement.
+"""Surgery on trained PyTorch models with BatchNorm: inspect, fold, recalibrate, replay.
 
 >>> import torch, bntools as bn
 >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).eval()
@@ -18,6 +18,7 @@ __all__ = [
     "Capture",
     "CaptureError",
     "Census",
+    "Drift",
     "Edit",
     "Example",
     "Observation",
@@ -43,6 +44,7 @@ __all__ = [
     "inspect",
     "load",
     "observe",
+    "recalibrate",
     "replay",
     "save",
     "verify",
@@ -53,6 +55,7 @@ _HOMES = {
     "bntools.core.calls": ["Capture"],
     "bntools.core.capture": ["capture"],
     "bntools.core.compute": ["fold_tensors"],
+    "bntools.core.drift": ["Drift"],
     "bntools.core.example": ["Example"],
     "bntools.core.find": ["find_folds"],
     "bntools.core.graft": ["graft_"],
@@ -75,6 +78,7 @@ _HOMES = {
     "bntools.verbs.fold": ["fold"],
     "bntools.verbs.inspect": ["Census", "inspect"],
     "bntools.verbs.load": ["load"],
+    "bntools.verbs.recalibrate": ["recalibrate"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -82,6 +86,7 @@ if TYPE_CHECKING:
     from bntools.core.calls import Capture
     from bntools.core.capture import capture
     from bntools.core.compute import fold_tensors
+    from bntools.core.drift import Drift
     from bntools.core.example import Example
     from bntools.core.find import find_folds
     from bntools.core.graft import graft_
@@ -104,6 +109,7 @@ if TYPE_CHECKING:
     from bntools.verbs.fold import fold
     from bntools.verbs.inspect import Census, inspect
     from bntools.verbs.load import load
+    from bntools.verbs.recalibrate import recalibrate
 
 
 def __getattr__(name: str) -> object:

@@ -16,7 +16,8 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
 def test_every_reason_has_a_remedy_and_a_line() -> None:
-    listed = set(re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/fold.md").read_text("utf-8"), re.MULTILINE))
+    pages = [(ROOT / "docs" / name).read_text("utf-8") for name in ("fold.md", "recalibrate.md")]
+    listed = {each for page in pages for each in re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)}
     assert listed == {reason.value for reason in Reason}
     assert set(REMEDIES) == set(Reason)
 

@@ -13,7 +13,7 @@ from bntools.core.programfile import PROGRAMS, write_program
 from bntools.core.sniff import Kind
 from bntools.core.store import checkpoint, save
 from bntools.core.torchfile import write_torch
-from bntools.core.verify import Verdict
+from bntools.core.verify import Report, Verdict
 from bntools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
 
 
 def write(
-    found: Loaded, surgery: Surgery, path: Path, *, force: bool, certain: bool = False
+    found: Loaded, surgery: Surgery[Report], path: Path, *, force: bool, certain: bool = False
 ) -> Output | Failure:
     """Write the changed model: a module as a module, weights as weights with their plan, programs as such."""
     before = found.path.stat().st_size if found.path else None

@@ -12,6 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.capture import fingerprint
+from bntools.core.names import own_tensor
 from bntools.core.plan import REDUCED, Edit, Host, Part, Plan, Reduction
 from bntools.core.records import plain
 from bntools.core.untouched import untouched
@@ -46,6 +47,22 @@ def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> No
             raise PlanError(
                 f"plan: {plain(change.site.name)}: {plain(problem, 300)}", todo="fold the model again"
             )
+
+    for key in plan.statistics:
+        for problem in _problems_of_statistics(model, key, tensors[key]):
+            raise PlanError(f"plan: {plain(key)}: {plain(problem, 300)}", todo="recalibrate the model again")
+
+
+def _problems_of_statistics(model: nn.Module, key: str, new: Tensor) -> Iterator[str]:
+    path, _, name = key.rpartition(".")
+    module = registered(model, path)
+    old = own_tensor(module, name) if module is not None else None
+    if old is None or isinstance(old, nn.Parameter):
+        yield "the model has no such statistics"
+    elif (old.shape, old.dtype) != (new.shape, new.dtype):
+        yield f"it is {list(old.shape)} {old.dtype}, not {list(new.shape)} {new.dtype}"
+    elif not bool(new.isfinite().all()):
+        yield "it is not finite in its type"
 
 
 def _problems_of_reduction(reduction: Reduction, tensors: Mapping[str, Tensor]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from bntools.norms.padded import pad_with_
 
 
 def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-    """Put *tensors* into the hosts and take the BatchNorms out, as *plan* says.
+    """Put *tensors* into the hosts and take the BatchNorms out, or give those other statistics, by a plan.
 
     First everything is checked, then everything is done; on any exception in between, Ctrl-C included, the
     model is as it was. New parameters keep ``requires_grad``, dtype and device of those that they replace, a
@@ -34,7 +34,8 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
     Args:
         model: changed in place.
         plan: made for a model with the same tensors.
-        tensors: the new weights and biases by key, as `bntools.core.compute.fold_tensors` makes them.
+        tensors: the new weights and biases by key, as `bntools.core.compute.fold_tensors` makes them, or the
+            new statistics.
 
     Returns:
         a function that undoes the change.
@@ -51,10 +52,20 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
             _write(model, host, tensors)
         for change in plan.changes:
             _replace(model, change, tensors)
+        _refill(model, {key: tensors[key] for key in plan.statistics})
     except BaseException:
         undo()
         raise
     return undo
+
+
+def _refill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Write into buffers in place: others may hold them too."""
+    with torch.no_grad():
+        for key, new in tensors.items():
+            statistic = get_tensor(model, key)
+            assert statistic is not None
+            statistic.copy_(new)
 
 
 def bypass_(model: nn.Module, plan: Plan) -> None:
@@ -199,7 +210,10 @@ def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
         inner = [(v, v.copy()) for v in vars(module).values() if type(v) in (dict, OrderedDict)]
         kept.append((module, type(module), vars(module).copy(), inner))
 
+    statistics = {key: get_tensor(model, key).detach().clone() for key in plan.statistics}  # type: ignore[union-attr]
+
     def undo() -> None:
+        _refill(model, statistics)
         for module, kind, state, inner in kept:
             with suppress(TypeError):
                 module.__class__ = kind

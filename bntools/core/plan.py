@@ -67,6 +67,12 @@ class Site:
     batches: int | None = None
     at: int | None = None
 
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The keys of its running statistics and, where it counts them, of its batches."""
+        names = ["running_mean", "running_var"] + ["num_batches_tracked"] * (self.batches is not None)
+        return tuple(f"{self.module}.{name}" if self.module else name for name in names)
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -132,7 +138,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A site that goes.
+    """A site that goes; in a plan whose promise is ``moved``, one with other statistics.
 
     Args:
         site: the call.
@@ -246,13 +252,19 @@ class Plan:
     @property
     def changes(self) -> tuple[Edit | Reduction, ...]:
         """The sites whose module goes or is replaced, in order of execution."""
-        return tuple(sorted((*self.edits, *self.reductions), key=lambda change: change.site.at or 0))
+        gone = () if self.promise is Promise.MOVED else self.edits
+        return tuple(sorted((*gone, *self.reductions), key=lambda change: change.site.at or 0))
 
     @property
     def keys(self) -> frozenset[str]:
         """Of all tensors that change or are made."""
-        layers: tuple[Host | Reduction, ...] = (*self.hosts, *self.reductions)
-        return frozenset(key for layer in layers for key in layer.keys)
+        return frozenset(self.statistics).union(*(layer.keys for layer in self.hosts + self.reductions))
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """The keys of the running statistics that are written anew."""
+        edits = self.edits if self.promise is Promise.MOVED else ()
+        return tuple(key for edit in edits for key in edit.site.statistics)
 
     @property
     def sites(self) -> tuple[Site, ...]:

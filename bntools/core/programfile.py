@@ -35,7 +35,7 @@ def is_program(model: nn.Module) -> bool:
 
 
 def write_program(
-    surgery: Surgery, path: Path, *, force: bool = False, certain: bool = False
+    surgery: Surgery[Any], path: Path, *, force: bool = False, certain: bool = False
 ) -> FileCheck | None:
     """Write a folded program, by the ending of the path, with its plan inside.
 

@@ -76,7 +76,7 @@ def fold_program(
     *,
     verify: bool = True,
     progress: Callable[[str], None] = lambda step: None,
-) -> Surgery:
+) -> Surgery[Report]:
     """Fold the BatchNorms of a model's captured program.
 
     There siblings become one layer, no layer is shared, and no module of the user's is in the way. The result

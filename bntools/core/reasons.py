@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a site is not folded: a closed list. `REMEDIES` says what can be done about each."""
+    """Why a site is left as it is: a closed list. `REMEDIES` says what can be done about each."""
 
     TRAINING = "training"
     NO_STATISTICS = "no-statistics"
@@ -35,6 +35,8 @@ class Reason(StrEnum):
     OVERFLOW = "overflow"
     IMPRECISE = "imprecise"
     SIBLING = "sibling"
+    FROZEN = "frozen"
+    NOT_SELECTED = "not-selected"
 
 
 _PROGRAM = ", or fold the captured program: -o model.pt2"
@@ -66,4 +68,6 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.OVERFLOW: "fold in a wider dtype",
     Reason.IMPRECISE: "prune the channels in which γ is almost zero, or leave it",
     Reason.SIBLING: "fold the captured program: -o model.pt2, or level='program'",
+    Reason.FROZEN: "give include_frozen=True to change it all the same",
+    Reason.NOT_SELECTED: "leave out only=, or name it there",
 }

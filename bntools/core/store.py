@@ -42,7 +42,7 @@ class Artefact:
     tensors: Mapping[str, Tensor]
 
 
-def save(surgery: Surgery, path: str | Path, *, force: bool = False) -> Path:
+def save(surgery: Surgery[Any], path: str | Path, *, force: bool = False) -> Path:
     """Write a changed model to a file, by its ending.
 
     ``.safetensors`` is an artefact: every tensor, and the plan in the header, for `replay`. ``.pt`` and
@@ -88,7 +88,9 @@ def check_ending(model: nn.Module, path: Path) -> None:
     raise UsageError(f"{path}: no known ending", todo=f"write to {', '.join(endings[:-1])} or {endings[-1]}")
 
 
-def checkpoint(surgery: Surgery, others: Mapping[str, Any], entry: str, *, whole: bool) -> dict[str, Any]:
+def checkpoint(
+    surgery: Surgery[Any], others: Mapping[str, Any], entry: str, *, whole: bool
+) -> dict[str, Any]:
     """A checkpoint with the changed model or state dict, its plan, and the entries that it had besides."""
     changed = surgery.model if whole else dict(surgery.model.state_dict())
     return {**others, entry: changed, KEY: surgery.plan.to_json(), ENTRY: entry}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -17,21 +17,23 @@ from bntools.core.proof import change_of, prove
 from bntools.core.verify import Report, Verdict
 from bntools.errors import PromiseError
 
+R = TypeVar("R")
+
 
 @dataclass(frozen=True, slots=True)
-class Surgery:
+class Surgery(Generic[R]):
     """A changed model, what was done to it, and how that was proven.
 
     Args:
         model: the changed model.
         plan: every site, edited or refused.
-        report: the measurement.
+        report: the measurement: a `bntools.Report`, or a `bntools.Drift` of what was recalibrated.
         example: the input that the plan was made on, None if there was none.
     """
 
     model: nn.Module
     plan: Plan
-    report: Report
+    report: R
     example: Example | None = field(default=None)
 
 
@@ -44,7 +46,7 @@ def operate(
     inplace: bool,
     verify: bool,
     progress: Callable[[str], None] = lambda step: None,
-) -> Surgery:
+) -> Surgery[Report]:
     """Carry out a plan whose promise is ``same``, and prove it.
 
     Args:

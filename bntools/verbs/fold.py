@@ -14,6 +14,7 @@ from bntools.core.guess import guess
 from bntools.core.planning import plan_folds
 from bntools.core.programs import fold_program
 from bntools.core.surgery import Surgery, operate
+from bntools.core.verify import Report
 from bntools.errors import UsageError
 
 
@@ -28,7 +29,7 @@ def fold(
     pad_exact: bool = False,
     verify: bool = True,
     progress: Callable[[str], None] = lambda step: None,
-) -> Surgery:
+) -> Surgery[Report]:
     """Fold every BatchNorm that can go exactly into the layers around it.
 
     ``y = s·(W∗x + b) + t`` with ``s = γ/√(σ² + ε)``, ``t = β − s·μ`` becomes ``W' = s·W``, ``b' = s·b + t``;

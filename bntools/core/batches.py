@@ -1,0 +1,156 @@
+"""Calibration data: batches of any form, moved to where the model is, looked at before they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bntools.core.example import Example
+from bntools.core.leaves import tensors_of
+from bntools.core.names import tensors_of as named_tensors
+from bntools.errors import UsageError
+
+Forward = Callable[[nn.Module, Any], Any]
+"""Runs a model on a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One of the batches.
+
+    Args:
+        number: its place in the data, from 0.
+        samples: how many it holds.
+        content: what the data gave, moved.
+    """
+
+    number: int
+    samples: int
+    content: Any
+
+
+@dataclass(slots=True)
+class Batches:
+    """Reads data batch by batch.
+
+    Args:
+        data: any iterable of batches, or one tensor, which is one batch.
+        model: where the tensors are to go, and in what type.
+        max_samples: where to stop; None for all.
+        skip: leave out batches that hold NaN or infinity, instead of raising.
+
+    Attributes:
+        skipped: the numbers of the batches that were left out.
+        samples: how many have been read.
+    """
+
+    data: Iterable[Any]
+    model: nn.Module
+    max_samples: int | None = None
+    skip: bool = False
+    skipped: list[int] = field(default_factory=list)
+    samples: int = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches; the last one is cut where it would go over.
+
+        Raises:
+            UsageError: if a batch holds no tensor, or NaN or infinity.
+        """
+        where, kind = _home(self.model)
+        whole = [self.data] if isinstance(self.data, Tensor | Mapping | Example) else self.data
+        for number, content in enumerate(whole):
+            if self.max_samples is not None and self.samples >= self.max_samples:
+                return
+            samples = _samples(content)
+            if samples is None:
+                raise UsageError(
+                    f"batch {number}: expected tensors, got {type(content).__name__}",
+                    todo="let the data give a tensor, a tuple or a dict of them, or give forward=",
+                )
+            left = samples if self.max_samples is None else self.max_samples - self.samples
+            if left < samples:
+                content = cut(content, samples, left)
+                samples = left
+            if samples and not _finite(content):
+                if not self.skip:
+                    raise UsageError(
+                        f"batch {number}: it holds NaN or infinity", todo="repair it, or skip such batches"
+                    )
+                self.skipped.append(number)
+                continue
+            if samples:
+                self.samples += samples
+                yield Batch(number, samples, _moved(content, where, kind))
+
+
+def cut(content: Any, samples: int, left: int) -> Any:
+    """The first of the samples in a batch, or in what a model made of it."""
+    return _map(content, lambda t: t[:left] if t.ndim and len(t) == samples else t)
+
+
+def call(model: nn.Module, batch: Any) -> Any:
+    """Run a model on a batch as the common loaders make it.
+
+    A tensor is the input, and so is the first of a tuple or a list, as ``(images, labels)``. Of a dict the
+    model gets what its ``forward`` has parameters for.
+    """
+    if isinstance(batch, Mapping):
+        example = Example.of(batch, model)
+        if example.kwargs:
+            return example(model)
+        names = _parameters(model)
+        known = {key: value for key, value in batch.items() if key in names}
+        return model(**known) if known else model(batch)
+    if isinstance(batch, Example):
+        return batch(model)
+    if isinstance(batch, tuple | list):
+        return model(batch[0])
+    return model(batch)
+
+
+def _parameters(model: nn.Module) -> set[str]:
+    import inspect
+
+    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+    return {p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds}
+
+
+def _home(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """The device of a model, and its floating type."""
+    for _, tensor in named_tensors(model):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), None
+
+
+def _tensors(content: Any) -> list[Tensor]:
+    return list(tensors_of((content.args, content.kwargs) if isinstance(content, Example) else content))
+
+
+def _samples(content: Any) -> int | None:
+    sizes = [len(tensor) for tensor in _tensors(content) if tensor.ndim]
+    return sizes[0] if sizes else None
+
+
+def _finite(content: Any) -> bool:
+    return all(bool(t.isfinite().all()) for t in _tensors(content) if t.is_floating_point())
+
+
+def _map(content: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(content, Example):
+        return content.map(change)
+    return pytree.tree_map_only(Tensor, change, content)
+
+
+def _moved(content: Any, where: torch.device, kind: torch.dtype | None) -> Any:
+    def move(tensor: Tensor) -> Tensor:
+        wider = tensor.is_floating_point() and kind is not None
+        return tensor.to(where, kind if wider else tensor.dtype)
+
+    return _map(content, move)
