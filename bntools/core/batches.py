@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,11 @@ class Batches:
         """
         where, kind = _home(self.model)
         whole = [self.data] if isinstance(self.data, Tensor | Mapping | Example) else self.data
+        if not hasattr(whole, "__iter__") and not hasattr(whole, "__getitem__"):
+            raise UsageError(
+                f"data: expected an iterable of batches, got {type(whole).__name__}",
+                todo="give a DataLoader or a list of tensors",
+            )
         for number, content in enumerate(whole):
             if self.max_samples is not None and self.samples >= self.max_samples:
                 return
@@ -115,8 +121,6 @@ def call(model: nn.Module, batch: Any) -> Any:
 
 
 def _parameters(model: nn.Module) -> set[str]:
-    import inspect
-
     kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     return {p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds}
 

@@ -116,8 +116,12 @@ class Lockstep:
 
     def _stop(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         runner = getcurrent()
-        if isinstance(runner, _Runner):
-            runner.wait(path, next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None))
+        if not isinstance(runner, _Runner):
+            raise CaptureError(
+                f"{path}: it is called in another thread than the forward",
+                todo="let one thread run the model",
+            )
+        runner.wait(path, next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None))
 
 
 class _Runner(greenlet):  # type: ignore[misc]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -66,6 +67,8 @@ def select(model: nn.Module, only: str | Sequence[str] = "*", *, include_frozen:
             left[path] = Reason.NOT_SELECTED, "it was not asked for"
         elif own_tensor(module, "running_mean") is None or own_tensor(module, "running_var") is None:
             left[path] = Reason.NO_STATISTICS, "it has no running statistics"
+        elif isinstance(module, torch.jit.ScriptModule):
+            left[path] = Reason.COMPILED, "it is TorchScript"
         elif "running_mean" in module._parameters:
             left[path] = Reason.UNRECOGNISED, "its statistics are parameters, to be trained"
         elif isinstance(module, _InstanceNorm):

@@ -90,35 +90,36 @@ def recalibrate(
     """
     check_eager(model)
     _check(virtual_batch, max_samples, prior, method, memory)
-    target = model if inplace else copied(model)
-    selected = select(target, only, include_frozen=include_frozen)
-    batches = Batches(data, target, max_samples, skip)
-    running = Running(selected.norms, prior, ema=method == "ema")
-    lockstep = Lockstep(selected.norms, running.meet)
-    rounds = Rounds(target, running, lockstep, forward or call, autocast, progress)
-    with untouched(target):
-        target.eval()
-        rounds.run(batches, "single" if method == "ema" else virtual_batch, stop, memory)
-        new = running.found()
-        for path, found in new.items():
-            write(selected.norms[path], found.mean, found.var)
-        gaps = rounds.gap()
-    order = tuple(dict.fromkeys(each.path for each in lockstep.order))
-    layers = drift_of(running.old, new, order, running.calls, running.errors())
-    report = Drift(
-        layers,
-        rounds.samples,
-        rounds.batches,
-        rounds.groups,
-        rounds.virtual_batch,
-        rounds.memory,
-        tuple(batches.skipped),
-        rounds.converged,
-        *gaps,
-    )
-    plan = _plan(target, selected, running, order, new)
-    graft_(target, plan, _tensors(selected.norms, plan, new, rounds.batches, add=method == "ema"))
-    return Surgery(target, plan, report)
+    with torch.inference_mode(False):  # what is made in that mode can never be trained
+        target = model if inplace else copied(model)
+        selected = select(target, only, include_frozen=include_frozen)
+        batches = Batches(data, target, max_samples, skip)
+        running = Running(selected.norms, prior, ema=method == "ema")
+        lockstep = Lockstep(selected.norms, running.meet)
+        rounds = Rounds(target, running, lockstep, forward or call, autocast, progress)
+        with untouched(target):
+            target.eval()
+            rounds.run(batches, "single" if method == "ema" else virtual_batch, stop, memory)
+            new = running.found()
+            for path, found in new.items():
+                write(selected.norms[path], found.mean, found.var)
+            gaps = rounds.gap()
+        order = tuple(dict.fromkeys(each.path for each in lockstep.order))
+        layers = drift_of(running.old, new, order, running.calls, running.errors())
+        report = Drift(
+            layers,
+            rounds.samples,
+            rounds.batches,
+            rounds.groups,
+            rounds.virtual_batch,
+            rounds.memory,
+            tuple(batches.skipped),
+            rounds.converged,
+            *gaps,
+        )
+        plan = _plan(target, selected, running, order, new)
+        graft_(target, plan, _tensors(selected.norms, plan, new, rounds.batches, add=method == "ema"))
+        return Surgery(target, plan, report)
 
 
 def _check(

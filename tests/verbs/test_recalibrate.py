@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -373,9 +374,9 @@ def test_wrong_options_are_named(net: nn.Module, options: dict[str, Any], messag
         recalibrate(net, batches(), **options)
 
 
-@pytest.mark.parametrize("data", [[], iter(()), [torch.zeros(0, 3, 9, 9)], ["words"], [None]])
+@pytest.mark.parametrize("data", [[], iter(()), [torch.zeros(0, 3, 9, 9)], ["words"], [None], None])
 def test_no_data_is_an_error(net: nn.Module, data: Any) -> None:
-    with pytest.raises(bn.UsageError, match=r"data: expected batches|expected tensors"):
+    with pytest.raises(bn.UsageError, match=r"data: expected (an iterable of )?batches|expected tensors"):
         recalibrate(net, data)
 
 
@@ -439,6 +440,42 @@ def test_many_batches_need_no_threads() -> None:
     model = Apply(lambda m, v: seen.append(threading.active_count()) or m.bn(v), bn=nn.BatchNorm1d(2))
     recalibrate(model, torch.randn(600, 2).split(1))
     assert set(seen) == {threading.active_count()}
+
+
+@pytest.mark.parametrize("how", ["thread", "mode"])
+def test_what_cannot_wait_is_an_error(how: str) -> None:
+    def forward(m: Any, v: Tensor) -> Tensor:
+        if how == "mode":
+            with torch.device("cpu"):
+                return m.bn(v)
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(m.bn, v).result()
+
+    model = Apply(forward, bn=nn.BatchNorm1d(2))
+    with pytest.raises(bn.CaptureError, match="bn: it is called in"):
+        recalibrate(model, [torch.randn(4, 2)])
+
+
+def test_what_is_made_in_inference_mode_can_be_trained(net: nn.Module) -> None:
+    with torch.inference_mode():
+        found = recalibrate(net, [x.clone() for x in batches()]).model
+    assert not any(t.is_inference() for t in (*found.parameters(), *found.buffers()))
+
+
+def test_ctrl_c_inside_a_forward(net: nn.Module) -> None:
+    seen = []
+
+    def forward(model: nn.Module, batch: Tensor) -> Tensor:
+        out = model[:2](batch)
+        seen.append(1)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return model[2:](out)
+
+    before = state_of(net)
+    with pytest.raises(KeyboardInterrupt):
+        recalibrate(net, batches(), forward=forward, inplace=True)
+    assert state_of(net) == before
 
 
 def test_autocast_runs_the_forwards_in_that_type(net: nn.Module) -> None:
