@@ -14,6 +14,7 @@ from bntools import __version__
 from bntools.cli.config import defaults, options_of
 from bntools.cli.fold import fold
 from bntools.cli.inspect import inspect
+from bntools.cli.recalibrate import recalibrate
 from bntools.cli.replay import replay
 from bntools.errors import UsageError
 
@@ -55,7 +56,7 @@ def _all(
     pass
 
 
-for verb in (inspect, fold, replay):
+for verb in (inspect, fold, recalibrate, replay):
     app.command()(verb)
 
 

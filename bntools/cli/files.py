@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -13,7 +13,7 @@ from bntools.core.programfile import PROGRAMS, write_program
 from bntools.core.sniff import Kind
 from bntools.core.store import checkpoint, save
 from bntools.core.torchfile import write_torch
-from bntools.core.verify import Report, Verdict
+from bntools.core.verify import Verdict
 from bntools.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 _TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
-def check_output(found: Loaded, asked: Path | None, word: str, *, force: bool) -> Path:
+def check_output(found: Loaded, asked: Path | None, word: str, *, force: bool, programs: bool = True) -> Path:
     """The path to write to; an error now rather than after the work."""
-    return _checked(asked or _beside(found, word), (*_TORCH, ".safetensors", *PROGRAMS), force)
+    endings = (*_TORCH, ".safetensors", *(PROGRAMS if programs else ()))
+    return _checked(asked or _beside(found, word), endings, force)
 
 
 def check_module(artefact: Path, asked: Path | None, *, force: bool) -> Path:
@@ -42,7 +43,8 @@ def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
     if folder:
         raise UsageError(f"{path}: a folder", todo="name a file")
     if path.suffix not in endings:
-        known = "a .pt, .safetensors, .pt2 or .onnx" if ".safetensors" in endings else "a .pt"
+        named = [ending for ending in (".pt", ".safetensors", *PROGRAMS) if ending in endings]
+        known = f"a {' or '.join(filter(None, (', '.join(named[:-1]), named[-1])))}"
         raise UsageError(f"{path}: {path.suffix or 'no ending'} is not written today", todo=f"name {known}")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")
@@ -51,7 +53,7 @@ def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
 
 
 def write(
-    found: Loaded, surgery: Surgery[Report], path: Path, *, force: bool, certain: bool = False
+    found: Loaded, surgery: Surgery[Any], path: Path, *, force: bool, certain: bool = False
 ) -> Output | Failure:
     """Write the changed model: a module as a module, weights as weights with their plan, programs as such."""
     before = found.path.stat().st_size if found.path else None

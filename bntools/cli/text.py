@@ -37,15 +37,15 @@ def escape(text: str) -> str:
 
 def heading(out: Console, loading: Loading, example: str) -> None:
     """What was loaded and from what kind of file, and what it is run on."""
-    _line(out, "model", f"{loading.name}: {loading.what}")
+    line(out, "model", f"{loading.name}: {loading.what}")
     if example:
-        _line(out, "input", example)
+        line(out, "input", example)
 
 
 def census(out: Console, sites: Sequence[Site], plan: Plan | None) -> None:
     """A row for each site."""
     if not sites:
-        _line(out, "sites", "no BatchNorm")
+        line(out, "sites", "no BatchNorm")
         return
     into = {e.site.name: f"[green]{escape(taken_by(plan, e))}[/green]" for e in plan.edits} if plan else {}
     why = {r.site.name: f"[yellow]{escape(why_not(r))}[/yellow]" for r in plan.refusals} if plan else {}
@@ -71,13 +71,13 @@ def census(out: Console, sites: Sequence[Site], plan: Plan | None) -> None:
         numbers = [cell.rjust(wide[i]) for i, cell in enumerate(row[2:6], start=2)]
         out.print("  ".join([*names, *numbers, row[6]]).rstrip(), style="bold" if index == 0 else None)
     if plan is not None:
-        _line(out, "folds", _count(plan))
+        line(out, "folds", _count(plan))
         remedies(out, plan.refusals)
 
 
 def folded(out: Console, plan: Plan, *, dry: bool) -> None:
     """How many sites fold into what, and each one that stays."""
-    _line(out, "would fold" if dry else "folded", _count(plan))
+    line(out, "would fold" if dry else "folded", _count(plan))
     reduced(out, plan)
     stays(out, plan.refusals)
     for text in plan.notes:
@@ -88,28 +88,28 @@ def reduced(out: Console, plan: Plan) -> None:
     """Convolutions that pad in another way, and of what stays the ones that become something faster."""
     padded = [host.path for host in plan.hosts if host.pad]
     if padded:
-        _line(out, "padded", f"{len(padded)} with a value for each channel: {', '.join(padded)}")
+        line(out, "padded", f"{len(padded)} with a value for each channel: {', '.join(padded)}")
     for op, what in _LEFT.items():
         names = [reduction.site.name for reduction in plan.reductions if reduction.op is op]
         if names:
-            _line(out, "reduced", f"{len(names)} to {what}: {', '.join(names)}")
+            line(out, "reduced", f"{len(names)} to {what}: {', '.join(names)}")
 
 
 def stays(out: Console, refusals: Sequence[Refusal]) -> None:
     """Each site that stays, under its reason, with the remedy; those of which the same is to say together."""
     for reason, found in _by_reason(refusals):
-        _line(out, "stays", f"[yellow]{reason.value}[/yellow]: {escape(REMEDIES[reason])}", markup=True)
+        line(out, "stays", f"[yellow]{reason.value}[/yellow]: {escape(REMEDIES[reason])}", markup=True)
         alike: dict[str, list[str]] = {}
         for refusal in found:
             alike.setdefault(in_its_way(refusal), []).append(refusal.site.name or "the model")
         for detail, names in alike.items():
-            _line(out, "", f"{', '.join(names)}: {detail}")
+            line(out, "", f"{', '.join(names)}: {detail}")
 
 
 def remedies(out: Console, refusals: Sequence[Refusal]) -> None:
     """What can be done about each reason that occurs."""
     for reason, found in _by_reason(refusals):
-        _line(out, "stays", f"{len(found)} {reason.value}: {REMEDIES[reason]}")
+        line(out, "stays", f"{len(found)} {reason.value}: {REMEDIES[reason]}")
 
 
 def proof(out: Console, report: Report) -> None:
@@ -117,22 +117,22 @@ def proof(out: Console, report: Report) -> None:
     colour = {"passed": "green", "failed": "red"}.get(report.verdict.value, "yellow")
     verdict = f"[{colour}]{report.verdict.value}[/{colour}]"
     if report.verdict.value == "skipped":
-        _line(out, "proof", f"{verdict}: {escape(report.why)}", markup=True)
+        line(out, "proof", f"{verdict}: {escape(report.why)}", markup=True)
         return
-    _line(out, "proof", f"{verdict}{': ' + escape(report.why) if report.why else ''}", markup=True)
-    _line(
+    line(out, "proof", f"{verdict}{': ' + escape(report.why) if report.why else ''}", markup=True)
+    line(
         out,
         "",
         f"float64: off by {report.error:.1e} of the scale, at most {report.tolerance:.0e} can be rounding",
     )
-    _line(out, "", f"power: without these BatchNorms it would be off by {report.power:.1e}")
+    line(out, "", f"power: without these BatchNorms it would be off by {report.power:.1e}")
     if report.shipped_error is not None:
         shipped = f"as shipped: off by {report.shipped_error:.1e}"
-        _line(out, "", f"{shipped}, where the original's own rounding is {report.noise:.1e}")
+        line(out, "", f"{shipped}, where the original's own rounding is {report.noise:.1e}")
     if report.agreement is not None:
-        _line(out, "", f"argmax: the same in {report.agreement:.1%} of the rows")
+        line(out, "", f"argmax: the same in {report.agreement:.1%} of the rows")
     for inputs in report.inputs:
-        _line(out, "", f"on {inputs}")
+        line(out, "", f"on {inputs}")
 
 
 def file_check(out: Console, written: Output | None) -> None:
@@ -142,43 +142,44 @@ def file_check(out: Console, written: Output | None) -> None:
     check = written.check
     colour = "green" if check.verdict.value == "passed" else "yellow"
     why = f": {escape(check.why)}" if check.why else ""
-    _line(out, "file", f"[{colour}]{check.verdict.value}[/{colour}], by {check.runtime}{why}", markup=True)
+    line(out, "file", f"[{colour}]{check.verdict.value}[/{colour}], by {check.runtime}{why}", markup=True)
     if check.verdict.value != "skipped":
         own = f"where the original's own rounding is {check.noise:.1e}"
-        _line(out, "", f"off by {check.error:.1e} of the scale, {own}")
+        line(out, "", f"off by {check.error:.1e} of the scale, {own}")
 
 
 def replayed(out: Console, plan: Plan, name: str) -> None:
     """What was done again, and from which file."""
-    _line(out, "replayed", f"{_count(plan)}, from {name}")
+    line(out, "replayed", f"{_count(plan)}, from {name}")
     reduced(out, plan)
-    _line(out, "", "every tensor is that of the file, bit for bit")
+    line(out, "", "every tensor is that of the file, bit for bit")
 
 
 def note(out: Console, text: str) -> None:
     """Something that the reader should know."""
-    _line(out, "note", text)
+    line(out, "note", text)
 
 
 def output(out: Console, written: Output | None) -> None:
     """Which file was written, and how its size changed."""
     if written is None:
-        _line(out, "written", "nothing")
+        line(out, "written", "nothing")
         return
-    was = f", was {_size(written.before)}" if written.before else ""
-    _line(out, "written", f"{written.path} ({written.what}, {_size(written.after)}{was})")
+    was = f", was {size(written.before)}" if written.before else ""
+    line(out, "written", f"{written.path} ({written.what}, {size(written.after)}{was})")
 
 
 def latency(out: Console, measured: Latency | None) -> None:
     """The time of a forward before and after."""
     if measured is not None:
         times = f"{measured.before:.2f} ms before, {measured.after:.2f} ms after"
-        _line(out, "latency", f"{times}: {measured.before / measured.after:.2f} times as fast")
+        line(out, "latency", f"{times}: {measured.before / measured.after:.2f} times as fast")
         spread = f"quartiles {measured.spread_before:.2f} and {measured.spread_after:.2f} ms apart"
-        _line(out, "", f"medians of {measured.runs} interleaved runs, {spread}, {measured.threads} threads")
+        line(out, "", f"medians of {measured.runs} interleaved runs, {spread}, {measured.threads} threads")
 
 
-def _line(out: Console, label: str, text: str, *, markup: bool = False) -> None:
+def line(out: Console, label: str, text: str, *, markup: bool = False) -> None:
+    """A label and what there is to say."""
     out.print(f"[bold]{label:<10}[/bold]  {text if markup else escape(text)}")
 
 
@@ -232,5 +233,6 @@ def _number(value: float | int | None) -> str:
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Bytes, to be read."""
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

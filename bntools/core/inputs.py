@@ -61,7 +61,7 @@ def parse_inputs(texts: Sequence[str], model: nn.Module, seed: int = 0) -> Examp
             raise UsageError(f"--input: the name {name} is given twice", todo="give each input once")
         else:
             kwargs[name] = tensor
-    names = _argument_names(model)
+    names = argument_names(model)
     if names is not None and (strange := [name for name in kwargs if name not in names]):
         raise UsageError(
             f"--input: {type(model).__name__} takes no argument {strange[0]!r}",
@@ -84,6 +84,32 @@ def read_inputs(path: str | Path, model: nn.Module) -> Example:
         SourceError: the file is missing, damaged, or holds something other than numbers.
     """
     dtype, device = type_and_device(model)
+    tensors = read_arrays(path, "--inputs")
+    ready = {name: _as_model(tensor, dtype).to(device) for name, tensor in tensors.items()}
+    names = argument_names(model)
+    unnamed = all(name.startswith("arr_") for name in ready)  # as numpy names what is given without a name
+    if not unnamed and (names is None or set(ready) <= set(names)):
+        return Example((), ready)
+    if not unnamed and names and set(ready) & set(names):
+        strange = sorted(set(ready) - set(names))
+        raise SourceError(
+            f"{path}: holds {', '.join(strange)}, which {type(model).__name__} does not take",
+            todo=f"it takes {', '.join(names)}",
+        )
+    order = sorted(ready, key=_place) if unnamed else list(ready)
+    return Example(tuple(ready[name] for name in order))
+
+
+def read_arrays(path: str | Path, option: str) -> dict[str, Tensor]:
+    """The arrays of a numpy file by name, as tensors; it is read without unpickling.
+
+    Args:
+        path: a ``.npz`` or ``.npy`` file.
+        option: that named it, for errors.
+
+    Raises:
+        SourceError: the file is missing, damaged, or holds something other than numbers.
+    """
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise SourceError(f"{path}: no ordinary file", todo="write it with numpy.savez(path, x=array)")
@@ -97,7 +123,7 @@ def read_inputs(path: str | Path, model: nn.Module) -> Example:
         raise
     except FileNotFoundError as error:
         raise SourceError(
-            f"{path}: there is no such file", todo="check the path given to --inputs"
+            f"{path}: there is no such file", todo=f"check the path given to {option}"
         ) from error
     except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
         raise SourceError(
@@ -110,19 +136,7 @@ def read_inputs(path: str | Path, model: nn.Module) -> Example:
         ) from error
     if not tensors:
         raise SourceError(f"{path}: holds no arrays", todo="write it with numpy.savez(path, x=array)")
-    ready = {name: _as_model(tensor, dtype).to(device) for name, tensor in tensors.items()}
-    names = _argument_names(model)
-    unnamed = all(name.startswith("arr_") for name in ready)  # as numpy names what is given without a name
-    if not unnamed and (names is None or set(ready) <= set(names)):
-        return Example((), ready)
-    if not unnamed and names and set(ready) & set(names):
-        strange = sorted(set(ready) - set(names))
-        raise SourceError(
-            f"{path}: holds {', '.join(strange)}, which {type(model).__name__} does not take",
-            todo=f"it takes {', '.join(names)}",
-        )
-    order = sorted(ready, key=_place) if unnamed else list(ready)
-    return Example(tuple(ready[name] for name in order))
+    return tensors
 
 
 def _check_size(path: str | Path, file: IO[bytes]) -> None:
@@ -179,7 +193,7 @@ def _as_model(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _argument_names(model: nn.Module) -> list[str] | None:
+def argument_names(model: nn.Module) -> list[str] | None:
     """The names that its forward takes; None if it takes any."""
     try:
         parameters: Any = inspect.signature(model.forward).parameters.values()

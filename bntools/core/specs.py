@@ -74,24 +74,24 @@ def _torchvision(spec: str, name: str, keywords: dict[str, Any]) -> nn.Module:
     return _call(spec, models.get_model, name, **{"weights": None, **bare, **keywords})
 
 
+def call_spec(spec: str) -> Any:
+    """What ``package.module:factory`` returns, whatever it is; a thing that cannot be called is that itself.
+
+    Raises:
+        SourceError: if it is not there, or fails.
+    """
+    where, _, name = spec.rpartition(":")
+    with importable_from_here():
+        thing = _named(spec, where, name)
+        try:
+            return thing() if callable(thing) else thing
+        except Exception as error:
+            raise _failed(f"{spec}: calling it", error, "let it work without arguments") from error
+
+
 def _factory(spec: str, where: str, name: str, keywords: dict[str, Any]) -> nn.Module:
     with importable_from_here():
-        try:
-            thing: Any = importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-                raise _not_imported(spec, where, error) from error
-            raise SourceError(
-                f"{spec}: there is no module {error.name!r}",
-                todo="check the spelling, run it from the folder that holds it, or install it",
-            ) from error
-        except Exception as error:
-            raise _not_imported(spec, where, error) from error
-        module = thing
-        for part in name.split("."):
-            if not hasattr(thing, part):
-                raise SourceError(f"{spec}: {where} has no {part!r}", todo=_similar(part, vars(module)))
-            thing = getattr(thing, part)
+        thing = _named(spec, where, name)
         if isinstance(thing, nn.Module) and not keywords:
             return thing
         if isinstance(thing, nn.Module) or not callable(thing):
@@ -100,6 +100,27 @@ def _factory(spec: str, where: str, name: str, keywords: dict[str, Any]) -> nn.M
                 todo="name a class or a function that returns the model",
             )
         return _call(spec, thing, **keywords)
+
+
+def _named(spec: str, where: str, name: str) -> Any:
+    """Import a module, and find a name in it."""
+    try:
+        thing: Any = importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
+            raise _not_imported(spec, where, error) from error
+        raise SourceError(
+            f"{spec}: there is no module {error.name!r}",
+            todo="check the spelling, run it from the folder that holds it, or install it",
+        ) from error
+    except Exception as error:
+        raise _not_imported(spec, where, error) from error
+    module = thing
+    for part in name.split("."):
+        if not hasattr(thing, part):
+            raise SourceError(f"{spec}: {where} has no {part!r}", todo=_similar(part, vars(module)))
+        thing = getattr(thing, part)
+    return thing
 
 
 def _package(name: str, spec: str) -> Any:

@@ -1,0 +1,103 @@
+"""How a recalibration is shown: to people, on GitHub, and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from bntools.cli.facts import Loading, Output
+from bntools.cli.printable import annotation, printable
+from bntools.cli.text import escape, line, size, stays
+from bntools.core.plan import Plan
+
+if TYPE_CHECKING:  # it imports torch, which a screen can do without
+    from bntools.core.drift import Drift
+
+_HEAD = ("layer", "mean, in σ", "log σ²", "divergence", "error, in σ")
+
+
+def drifted(out: Console, plan: Plan, drift: Drift) -> None:
+    """How far each layer has moved, and from how much data."""
+    rows = [_HEAD, *_rows(drift)]
+    wide = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    for index, row in enumerate(rows):
+        cells = [escape(row[0].ljust(wide[0])), *(cell.rjust(wide[i]) for i, cell in enumerate(row) if i)]
+        out.print("  ".join(cells), style="bold" if index == 0 else None)
+    line(out, "moved", summary(plan, drift))
+    line(out, "data", used(drift))
+    if drift.gap_before is not None and drift.gap_after is not None:
+        line(
+            out,
+            "gap",
+            f"outputs off by {drift.gap_before:.1e} of the scale before, {drift.gap_after:.1e} after",
+        )
+    stays(out, plan.refusals)
+
+
+def github(out: Console, plan: Plan, drift: Drift) -> None:
+    """A notice with the result, and a warning for each BatchNorm that keeps its statistics."""
+    _plain(out, annotation("notice", "recalibrate", f"{summary(plan, drift)}; {used(drift)}"))
+    for refusal in plan.refusals:
+        text = f"{refusal.site.name}: {refusal.reason.value}: {refusal.detail}; {refusal.remedy}"
+        _plain(out, annotation("warning", "recalibrate", text))
+
+
+def markdown(out: Console, loading: Loading, plan: Plan, drift: Drift, written: Output | None) -> None:
+    """A summary and a table of the layers."""
+    _plain(out, f"**{_cell(loading.name)}** ({_cell(loading.what)})\n")
+    _plain(out, f"{summary(plan, drift)}; {used(drift)}\n")
+    if written is not None:
+        _plain(out, f"Written: `{_cell(written.path)}`\n")
+    _plain(out, f"| {' | '.join(_HEAD)} |")
+    _plain(out, f"|---|{'---:|' * (len(_HEAD) - 1)}")
+    for row in _rows(drift):
+        _plain(out, f"| `{_cell(row[0])}` | {' | '.join(row[1:])} |")
+
+
+def summary(plan: Plan, drift: Drift) -> str:
+    """The result in one sentence."""
+    total = len(plan.sites)
+    text = f"{len(plan.edits)} of {total} {'BatchNorm' if total == 1 else 'BatchNorms'} recalibrated"
+    return (
+        f"{text}; drifted from {drift.first or 'the model'} on"
+        if drift.first
+        else f"{text}; none had drifted"
+    )
+
+
+def used(drift: Drift) -> str:
+    """How much data went in, and how."""
+    text = f"{drift.samples} samples in {drift.batches} {'batch' if drift.batches == 1 else 'batches'}"
+    if drift.groups == 1:
+        text += ", all in lock-step: exact"
+    else:
+        text += f", {drift.groups} groups of at most {drift.virtual_batch}"
+        text += f" ({size(drift.memory)} of memory)" if drift.memory is not None else ""
+    if drift.converged:
+        text += ", stopped where more would change nothing"
+    if drift.skipped:
+        text += f"; left out with NaN or infinity: {', '.join(map(str, drift.skipped))}"
+    return text
+
+
+def _rows(drift: Drift) -> Sequence[tuple[str, ...]]:
+    return [
+        (
+            printable(layer.path) or "the model",
+            f"{layer.mean:.3f}",
+            f"{layer.var:.3f}",
+            f"{layer.divergence:.4f}",
+            "-" if layer.error_mean is None else f"{layer.error_mean:.3f}",
+        )
+        for layer in drift.layers
+    ]
+
+
+def _plain(out: Console, text: str) -> None:
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("|", "\\|").replace("`", "'")

@@ -1,0 +1,176 @@
+"""``bntools recalibrate``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from bntools.cli import opening
+from bntools.cli import options as o
+from bntools.cli.facts import Failure, Loading
+from bntools.cli.render import sink
+from bntools.errors import PromiseError, UsageError
+
+_DATA, _STATISTICS = "The data", "The statistics"
+
+
+def recalibrate(
+    context: typer.Context,
+    model: o.Model,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA",
+            help="A .npy, .npz, .safetensors or .pt file, or package.module:factory.",
+            rich_help_panel=_DATA,
+            envvar="BNTOOLS_DATA",
+            show_default=False,
+        ),
+    ],
+    output: o.Out = None,
+    arch: o.Arch = None,
+    arch_kwargs: o.ArchKwargs = None,
+    key: o.Key = None,
+    ema: o.Ema = False,
+    trust: o.Trust = None,
+    unsafe: o.Unsafe = False,
+    batch_size: Annotated[
+        int, typer.Option(help="Of a file.", min=1, rich_help_panel=_DATA, envvar="BNTOOLS_BATCH_SIZE")
+    ] = 32,
+    max_samples: Annotated[
+        int, typer.Option(help="Where to stop.", min=1, rich_help_panel=_DATA, envvar="BNTOOLS_MAX_SAMPLES")
+    ] = 8192,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out batches with NaN or infinity.", rich_help_panel=_DATA),
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Which BatchNorms, such as 'layer4.*'; '!layer1' leaves out. Repeatable.",
+            rich_help_panel=_STATISTICS,
+        ),
+    ] = None,
+    include_frozen: Annotated[
+        bool,
+        typer.Option("--include-frozen", help="Also those that are frozen.", rich_help_panel=_STATISTICS),
+    ] = False,
+    virtual_batch: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto|all",
+            help="How many samples are in lock-step: all is exact, auto fits the memory.",
+            rich_help_panel=_STATISTICS,
+            envvar="BNTOOLS_VIRTUAL_BATCH",
+        ),
+    ] = "auto",
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            metavar="MB", help="For auto; else half of what is free.", min=1, rich_help_panel=_STATISTICS
+        ),
+    ] = None,
+    no_stop: Annotated[
+        bool,
+        typer.Option(
+            "--no-stop", help="Go on where more data would change nothing.", rich_help_panel=_STATISTICS
+        ),
+    ] = False,
+    prior: Annotated[
+        float,
+        typer.Option(
+            help="As how many samples the old statistics count.", min=0, rich_help_panel=_STATISTICS
+        ),
+    ] = 0.0,
+    moving_average: Annotated[
+        bool,
+        typer.Option(
+            "--moving-average",
+            help="Move the statistics batch by batch, as training does.",
+            rich_help_panel=_STATISTICS,
+        ),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Fail if a BatchNorm keeps its statistics.", envvar="BNTOOLS_STRICT"),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the drift, write nothing.")] = False,
+    force: o.Force = False,
+    format: o.OutputFormat = o.Format.text,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    traceback: o.Traceback = False,
+) -> None:
+    """Give every BatchNorm the statistics that one batch of all the data would give.
+
+    They depend neither on the size of the batches nor on their order.
+    Afterwards the drift of each layer is printed, in units of its own spread.
+    """
+    with sink("recalibrate", opening.form(context), quiet, verbose, traceback) as out:
+        opening.check_file(model)
+        size = _size(virtual_batch)
+        from bntools.cli import drift as show
+        from bntools.cli import text
+        from bntools.cli.files import check_output, write
+        from bntools.core.data import open_data
+        from bntools.verbs.recalibrate import recalibrate as recalibrate_model
+
+        out.step("loading")
+        found = opening.load(context, model)
+        loading = Loading(model, found.what, found.unsafe)
+        target = check_output(found, output, "recalibrated", force=force or dry_run, programs=False)
+        rows = min(batch_size, size) if isinstance(size, int) else batch_size
+        surgery = recalibrate_model(
+            found.model,
+            open_data(data, found.model, rows),
+            virtual_batch=size,
+            only=only or "*",
+            max_samples=max_samples,
+            prior=prior,
+            method="ema" if moving_average else "exact",
+            stop=not no_stop,
+            skip=skip_bad,
+            include_frozen=include_frozen,
+            memory=None if memory is None else memory * 10**6,
+            inplace=True,
+            progress=lambda done: out.step(f"recalibrating: {done}"),
+        )
+        plan, drift = surgery.plan, surgery.report
+        failure = None
+        if strict and plan.refusals:
+            why = f"{len(plan.refusals)} of {len(plan.sites)} BatchNorms keep their statistics"
+            failure = Failure(why, "nothing was written", PromiseError.exit_code)
+        written = None
+        if failure is None and not dry_run and plan.edits:
+            out.step("writing")
+            made = write(found, surgery, target, force=force)
+            written, failure = (None, made) if isinstance(made, Failure) else (made, None)
+
+        def screen(console: Console) -> None:
+            text.heading(console, loading, "")
+            show.drifted(console, plan, drift)
+            text.output(console, written)
+
+        out.result(
+            {"model": loading, "dry_run": dry_run, "plan": plan, "drift": drift, "output": written},
+            {
+                o.Format.text: screen,
+                o.Format.github: lambda c: show.github(c, plan, drift),
+                o.Format.markdown: lambda c: show.markdown(c, loading, plan, drift, written),
+            },
+            failure,
+        )
+
+
+def _size(text: str) -> int | Literal["auto", "all"]:
+    if text == "auto":
+        return "auto"
+    if text == "all":
+        return "all"
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError(f"--virtual-batch: {text!r} is none", todo="write a number of samples, auto or all")
+    return int(text)
