@@ -25,25 +25,37 @@ def digits(size: int = 8) -> list[Tensor]:
     )
 
 
-def train(model: nn.Module, size: int, out: Path, epochs: int) -> int:
-    """Train, write ``model.pt`` and ``test.npz`` into *out*, and return the exit code: 1 below the goal."""
+def fit(
+    model: nn.Module, images: Tensor, labels: Tensor, epochs: int, size: int = 64, rate: float = 2e-3
+) -> None:
+    """Train for some epochs, in batches of *size*; afterwards the model is in eval."""
     torch.set_num_threads(2)  # layers this small lose more by waiting for other threads than they gain
-    images, test_images, labels, test_labels = digits(size)
-    steps = epochs * -(-len(images) // 64)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
+    steps = epochs * -(-len(images) // size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
+    model.train()
     for _ in range(epochs):
-        for batch in torch.randperm(len(images)).split(64):
+        for batch in torch.randperm(len(images)).split(size):
             optimizer.zero_grad()
             F.cross_entropy(model(images[batch]), labels[batch], label_smoothing=0.1).backward()
             optimizer.step()
             schedule.step()
-
     model.eval()
-    with torch.no_grad():
-        accuracy = (model(test_images).argmax(1) == test_labels).float().mean().item()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The share of images that a model in eval gets right."""
+    return (model(images).argmax(1) == labels).float().mean().item()
+
+
+def train(model: nn.Module, size: int, out: Path, epochs: int) -> int:
+    """Train, write ``model.pt`` and ``test.npz`` into *out*, and return the exit code: 1 below the goal."""
+    images, test_images, labels, test_labels = digits(size)
+    fit(model, images, labels, epochs)
+    right = accuracy(model, test_images, test_labels)
     out.mkdir(parents=True, exist_ok=True)
     torch.save(model, out / "model.pt")
     np.savez(out / "test.npz", images=test_images.numpy(), labels=test_labels.numpy())
-    print(f"test accuracy {accuracy:.2%} on {len(test_labels)} digits; wrote {out / 'model.pt'}")
-    return 0 if accuracy >= GOAL else 1
+    print(f"test accuracy {right:.2%} on {len(test_labels)} digits; wrote {out / 'model.pt'}")
+    return 0 if right >= GOAL else 1

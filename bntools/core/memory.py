@@ -19,12 +19,27 @@ def free(device: torch.device) -> int:
     """Half of the bytes that are free on a device, or 4 GiB where nobody says how many are."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * _SHARE)
+    known = [each for each in (_of_the_machine(), _of_the_container()) if each is not None]
+    return int(min(known) * _SHARE) if known else _UNKNOWN
+
+
+def _of_the_machine() -> int | None:
+    lines = _read("/proc/meminfo").splitlines()
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _of_the_container() -> int | None:
+    """What a control group still allows."""
+    most, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
+    return max(int(most) - int(used), 0) if most.isdecimal() and used.isdecimal() else None
+
+
+def _read(path: str) -> str:
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        kib = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        return _UNKNOWN
-    return int(kib * 1024 * _SHARE)
+        return Path(path).read_text(encoding="ascii")
+    except OSError:
+        return ""
 
 
 class Meter(TorchDispatchMode):

@@ -163,9 +163,9 @@ def _groups(first: Batch, others: Iterator[Batch], most: float) -> Iterator[list
 
 def _apart(one: Any, two: Any) -> float | None:
     """The largest difference, as a share of the largest value of the second."""
-    pairs = list(zip(tensors_of(one), tensors_of(two), strict=False))
-    pairs = [(a.double(), b.double()) for a, b in pairs if a.shape == b.shape and a.is_floating_point()]
-    if not pairs:
+    both = zip(tensors_of(one), tensors_of(two), strict=False)
+    pairs = [(a.double(), b.double()) for a, b in both if a.shape == b.shape and a.is_floating_point()]
+    gaps = [(float((a - b).abs().max()), float(b.abs().max())) for a, b in pairs if b.numel()]
+    if not gaps:
         return None
-    size = max(float(b.abs().max()) for _, b in pairs if b.numel()) or 1.0
-    return max(float((a - b).abs().max()) for a, b in pairs if b.numel()) / size
+    return max(gap for gap, _ in gaps) / (max(size for _, size in gaps) or 1.0)

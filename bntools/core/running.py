@@ -35,11 +35,11 @@ class Statistics:
 
 
 def statistics_of(norm: nn.Module) -> Statistics:
-    """Those that a BatchNorm holds."""
+    """Those that a BatchNorm holds, copied."""
     mean, var = own_tensor(norm, "running_mean"), own_tensor(norm, "running_var")
     assert mean is not None
     assert var is not None
-    return Statistics(mean.detach().double(), var.detach().double())
+    return Statistics(*(tensor.detach().to(torch.float64, copy=True) for tensor in (mean, var)))
 
 
 class Running:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import bntools as bn
 from bntools import recalibrate
+from bntools.core import memory
 from tests.must_fold import Apply, BatchNormAct, BatchNormReLU, FrozenBatchNorm
 from tests.season import season
 from tests.zoo import build
@@ -546,6 +547,34 @@ def test_the_report_says_what_moved(net: nn.Module) -> None:
     assert layer.divergence == pytest.approx(0.5 * (8 + 5 / 4 - 2), rel=1e-2)
     assert report.gap_before > 10 * report.gap_after
     assert 0 < layer.error_mean < 0.2
+
+
+def test_drift_is_the_same_in_float64(net: nn.Module) -> None:
+    """There a buffer is not converted, and what it held before must not be lost."""
+    narrow = recalibrate(net, batches()).report
+    wide = recalibrate(net.double(), batches()).report
+    for one, two in zip(narrow.layers, wide.layers, strict=True):
+        assert one.divergence == pytest.approx(two.divergence, rel=1e-3)
+    assert wide.first == "1"
+
+
+def test_outputs_that_are_no_numbers_have_no_gap(net: nn.Module) -> None:
+    report = recalibrate(net, batches(), forward=lambda m, x: (m(x), None)[1]).report
+    assert (report.gap_before, report.gap_after) == (None, None)
+    report = recalibrate(net, batches(), forward=lambda m, x: m(x)[:, :0]).report
+    assert (report.gap_before, report.gap_after) == (None, None)
+
+
+def test_the_memory_of_a_container_counts(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    4000 kB\n"}
+    monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
+    assert memory.free(torch.device("cpu")) == 2_048_000
+    files["/sys/fs/cgroup/memory.max"], files["/sys/fs/cgroup/memory.current"] = "max\n", "9\n"
+    assert memory.free(torch.device("cpu")) == 2_048_000
+    files["/sys/fs/cgroup/memory.max"] = "1009\n"
+    assert memory.free(torch.device("cpu")) == 500
+    files.clear()
+    assert memory.free(torch.device("cpu")) == 1 << 32
 
 
 def test_the_result_is_saved_and_replayed(net: nn.Module, tmp_path: Any) -> None:
