@@ -141,6 +141,9 @@ def _paired(call: Call, flow: Flow) -> tuple[Edge, Lane] | None:
     if lane.size > _MOST:
         return None
     lane = np.broadcast_to(lane, [x.shape[1] if axis == 1 else n for axis, n in enumerate(lane.shape)])
+    if lane.size == x.shape[1]:
+        y = flow.fresh(lane.shape)
+        return Edge(lane.ravel(), y.ravel(), np.arange(x.shape[1])), y
     channels = spread(np.arange(x.shape[1]), 1, lane.ndim)
     key, place = np.unique(channels * flow.count + lane, return_inverse=True)
     channel, labels = np.divmod(key, flow.count)

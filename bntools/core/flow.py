@@ -113,9 +113,14 @@ class Edge:
     channel: np.ndarray
 
     @property
+    def mixed(self) -> bool:
+        """Whether some channel has several pairs."""
+        return len(self.channel) > 0 and len(self.channel) > self.channel[-1] + 1
+
+    @property
     def first(self) -> np.ndarray:
         """The place of each channel's first pair."""
-        return np.flatnonzero(np.diff(self.channel, prepend=-1))
+        return np.flatnonzero(np.diff(self.channel, prepend=-1)) if self.mixed else self.channel
 
 
 @dataclass(slots=True)
@@ -219,10 +224,8 @@ class Flow:
         edge = self.edges[call]
         if call not in self.takers:
             return [(labels, np.full(len(labels), GROUND)) for labels in (edge.x, edge.y)]
-        first = edge.first
-        if len(first) == len(edge.x):
-            return []
-        return [(labels, labels[first[edge.channel]]) for labels in (edge.x, edge.y)]
+        first = edge.first[edge.channel] if edge.mixed else None
+        return [(labels, labels[first]) for labels in (edge.x, edge.y)] if first is not None else []
 
     def close(self) -> None:
         """Work out what belongs together: all ties are there."""

@@ -90,7 +90,7 @@ def test_must_not_fold(case: MustNot) -> None:
 
 def test_every_reason_is_shown_by_a_case() -> None:
     shown = {reason for case in MUST_NOT for reason in case.refuse.values()}
-    elsewhere = {bn.Reason.NOT_CAPTURED, bn.Reason.OVERFLOW}
+    elsewhere = {bn.Reason.NOT_CAPTURED, bn.Reason.OVERFLOW, bn.Reason.FROZEN, bn.Reason.NOT_SELECTED}
     assert shown | elsewhere == set(bn.Reason)
 
 
