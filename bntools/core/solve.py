@@ -134,8 +134,9 @@ def _search(problem: Problem, cluster: _Cluster, checked: bool) -> _Attempt:
     while isinstance(best, Item):
         stuck.append(best)
         best = attempt([item for item in order if item not in stuck], stuck)
-    if not best.missed or len(order) == 1:
-        return best
+    whole = not best.missed or len(order) == 1
+    if whole or (len(best.missed) == 1 and not stuck and not _is_flat(problem, order)):
+        return best  # what is larger is all of them, and they do not go together
     alone = {item: _alone(problem, start, item) for item in best.missed}
     missed = [item for item, conflict in alone.items() if conflict is None]
     hopeful = [item for item in order if alone.get(item) is None]
@@ -163,6 +164,11 @@ def _search(problem: Problem, cluster: _Cluster, checked: bool) -> _Attempt:
     return best
 
 
+def _is_flat(problem: Problem, items: Sequence[Item]) -> bool:
+    """Whether some scale is 0: then it matters which goes first."""
+    return any(not problem.maps[call][0].all() for item in items for call in item.calls)
+
+
 def _beside(problem: Problem, item: Item) -> Conflict | None:
     """What is in the way of an item beside those that go."""
     mark = problem.mark()
@@ -186,6 +192,7 @@ def _tries(
     if not missed:
         return
     if len(hopeful) <= _FEW:
+        yield [*missed, *(item for item in order if item not in missed)], []
         for size in range(len(hopeful) - 1, 0, -1):
             for some in combinations(hopeful, size):
                 yield [*some], [item for item in order if item not in some]
