@@ -233,7 +233,7 @@ class Flow:
         ties += [(total.out, term) for total in self.totals for _, term in total.terms]
         self.classes = components(self.count, ties)
         factors = [(each.out, factor) for each in self.products for factor in (each.one, each.two)]
-        self.near = components(self.count, factors, self.classes)
+        self.near = components(self.count, factors, self.classes) if factors else self.classes
 
     def opaque(self, call: Call) -> None:
         """An operator of which nothing is known: what it reads and makes stays as it is."""
