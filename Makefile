@@ -8,12 +8,12 @@ READY := .venv/ready
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed'
+	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed; recalibrate three'
 	@echo 'make test    ruff, mypy and the tests'
 	@echo 'make zoo     fold every architecture of tests/zoo.py'
 	@echo 'make peers   fold them with other tools, in an environment of their own'
 	@echo 'make deep    the laws on 50 000 random graphs'
-	@echo 'make bench   time, memory and latency of a fold, against torch.fx, the capture and ONNX Runtime'
+	@echo 'make bench   time, memory and latency of a fold, against torch.fx, the capture and ONNX Runtime; of recalibrate'
 	@echo 'make clean   remove the environment and all that was built'
 
 $(READY): pyproject.toml constraints.txt
@@ -23,6 +23,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@for example in digits mlp; do PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo $$example $(DEMO)/$$example || exit; done
+	@echo; $(BIN)/python examples/recalibrate.py
 
 test: $(READY)
 	$(BIN)/ruff check
