@@ -8,7 +8,7 @@ READY := .venv/ready
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed; recalibrate three'
+	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed; recalibrate others'
 	@echo 'make test    ruff, mypy and the tests'
 	@echo 'make zoo     fold every architecture of tests/zoo.py'
 	@echo 'make peers   fold them with other tools, in an environment of their own'
