@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.cli.conftest import digests, same
 Saved = Callable[..., Path]
 ON = ("--input", nets.SHAPE)
 COMMAND = (sys.executable, "-m", "bntools")
+PYTHON = shlex.quote(sys.executable)  # for a shell
 HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "safetensors")
 
 
@@ -84,7 +86,7 @@ def test_a_reader_that_has_enough(saved: Saved) -> None:
         for what in ("mean", "var")
     }
     saved(weights)
-    command = f"{sys.executable} -m bntools inspect model.pt | head -1; echo ${{PIPESTATUS[0]}}"
+    command = f"{PYTHON} -m bntools inspect model.pt | head -1; echo ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert run.stdout == "model       model.pt: a state dict\n0\n"
     assert run.stderr == ""
@@ -128,7 +130,7 @@ def test_a_full_disk_behind_stdout_is_no_bug_of_ours(
 def test_closed_streams(saved: Saved, closed: str) -> None:
     """As a daemon starts its children."""
     saved()
-    command = f"{sys.executable} -m bntools fold model.pt --input {nets.SHAPE} -v {closed}"
+    command = f"{PYTHON} -m bntools fold model.pt --input {nets.SHAPE} -v {closed}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "")
     assert "BatchNorm2d" not in str(bn.load("model.folded.pt"))
