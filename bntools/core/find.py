@@ -166,14 +166,8 @@ def _solved(
 
 def _alone(problem: Problem, item: Item) -> dict[int, Conflict]:
     """What is in the way of each call of a module by itself."""
-    conflicts = {}
-    for call in item.calls:
-        mark = problem.mark()
-        conflict = problem.take(Item((call,), rigid=True))
-        problem.back(mark)
-        if conflict is not None:
-            conflicts[call] = conflict
-    return conflicts
+    found = {call: problem.conflict(Item((call,), rigid=True)) for call in item.calls}
+    return {call: conflict for call, conflict in found.items() if conflict is not None}
 
 
 def _split(flow: Flow, able: Mapping[int, BatchNorm]) -> dict[int, BlockedError]:

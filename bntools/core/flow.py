@@ -17,7 +17,7 @@ import numpy as np
 from bntools.core.calls import Call, Stored, Value
 from bntools.core.forest import Array, components
 from bntools.core.graph import BlockedError, Graph
-from bntools.core.lanes import GROUND, Lane, distinct, ground, is_ground
+from bntools.core.lanes import GROUND, Lane, aligned, distinct, ground, is_ground
 from bntools.core.plan import Host
 
 
@@ -157,6 +157,11 @@ class Flow:
     classes: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     near: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
+    @property
+    def sums(self) -> list[Total]:
+        """The totals of several terms."""
+        return [total for total in self.totals if len(total.terms) > 1]
+
     def lane(self, x: object) -> Lane:
         """The lane of an argument; of a parameter, a number or an input of the model it is the ground."""
         if isinstance(x, Value):
@@ -190,7 +195,7 @@ class Flow:
         Terms that stay as they are hold the others' scale at 1.
         """
         rank = len(call.outputs[0].shape)
-        terms = [(factor, lane.reshape((1,) * (rank - lane.ndim) + lane.shape)) for factor, lane in terms]
+        terms = [(factor, aligned(lane, rank)) for factor, lane in terms]
         moved = [(factor, lane) for factor, lane in terms if not is_ground(lane)]
         if not moved:
             return ground(rank)
@@ -210,8 +215,7 @@ class Flow:
 
     def multiply(self, call: Call, one: Lane, two: Lane) -> Lane:
         """The lane of what *call* returns, a product of two values that both move."""
-        rank = len(call.outputs[0].shape)
-        one, two = (lane.reshape((1,) * (rank - lane.ndim) + lane.shape) for lane in (one, two))
+        one, two = (aligned(lane, len(call.outputs[0].shape)) for lane in (one, two))
         out = self.fresh(np.broadcast_shapes(one.shape, two.shape))
         for lane in (one, two, out):
             self.pin(lane, Pin.SHIFT, call)
@@ -224,8 +228,9 @@ class Flow:
         edge = self.edges[call]
         if call not in self.takers:
             return [(labels, np.full(len(labels), GROUND)) for labels in (edge.x, edge.y)]
-        first = edge.first[edge.channel] if edge.mixed else None
-        return [(labels, labels[first]) for labels in (edge.x, edge.y)] if first is not None else []
+        if not edge.mixed:
+            return []
+        return [(labels, labels[edge.first[edge.channel]]) for labels in (edge.x, edge.y)]
 
     def close(self) -> None:
         """Work out what belongs together: all ties are there."""

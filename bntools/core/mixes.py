@@ -15,7 +15,7 @@ import numpy as np
 
 from bntools.core.calls import Call, Capture, Stored, Value
 from bntools.core.flow import Flow, Pin
-from bntools.core.lanes import Lane, is_ground
+from bntools.core.lanes import Lane, aligned, is_ground
 from bntools.core.maps import RESHAPES
 from bntools.core.reshapes import Lanes, Rule, listed, source
 
@@ -78,7 +78,7 @@ def _factors(call: Call, flow: Flow, x: Value, k: object) -> np.ndarray | None:
     lane, rank = flow.lane(x), len(call.outputs[0].shape)
     if numbers is None or is_ground(lane) or not numbers.all() or call.args.get("rounding_mode") is not None:
         return None
-    wide, numbers = (a.reshape((1,) * (rank - a.ndim) + a.shape) for a in (lane, numbers))
+    wide, numbers = (aligned(each, rank) for each in (lane, numbers))
     fits = all(n == 1 or n == m for n, m in zip(numbers.shape, wide.shape, strict=True))
     return np.broadcast_to(numbers, wide.shape) if fits else None
 
@@ -109,7 +109,7 @@ def channel_numbers(
         number = isinstance(k, int | float) and not isinstance(k, bool)
         numbers = np.asarray(float(k)) if number else numbers_of(capture, made, k)
         if numbers is not None:
-            wide = numbers.reshape((1,) * (rank - numbers.ndim) + numbers.shape)
+            wide = aligned(numbers, rank)
             if all(n == 1 for axis, n in enumerate(wide.shape) if axis != 1):
                 return x, np.broadcast_to(wide.ravel(), (channels,)).copy()
     return None
@@ -119,7 +119,7 @@ def scaled(call: Call, flow: Flow, lane: Lane, other: Lane) -> Lane:
     """A factor passes, and nothing else, since what it meets is another number for each entry."""
     flow.pin(other, Pin.FIXED, call)
     flow.pin(lane, Pin.SHIFT, call)
-    return lane.reshape((1,) * (len(call.outputs[0].shape) - lane.ndim) + lane.shape)
+    return aligned(lane, len(call.outputs[0].shape))
 
 
 def activation(call: Call, flow: Flow) -> Lanes:
@@ -208,7 +208,7 @@ def product(call: Call, flow: Flow) -> Lanes:
         return None
     if flow.sums_to_one.get(getattr(weights, "id", -1)) != len(weights.shape) + along:
         flow.pin(lane, Pin.SHIFT, call)
-    return lane.reshape((1,) * (len(call.outputs[0].shape) - lane.ndim) + lane.shape)
+    return aligned(lane, len(call.outputs[0].shape))
 
 
 def attention(call: Call, flow: Flow) -> Lanes:

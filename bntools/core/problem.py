@@ -103,7 +103,7 @@ class Problem:
         self.stays: list[tuple[Array, Array]] = []  # what is alike because of those that stay
         self._base()
         self.held = self.shifts.copy()  # what holds of them whatever goes
-        self.sums = Sums([total for total in flow.totals if len(total.terms) > 1])
+        self.sums = Sums(flow.sums)
         self.products = Products(flow.products)
 
     def _base(self) -> None:
@@ -177,6 +177,13 @@ class Problem:
                 return conflict
         return None
 
+    def conflict(self, item: Item) -> Conflict | None:
+        """What is in the way of an item as things stand; it is not let go."""
+        mark = self.mark()
+        conflict = self.take(item)
+        self.back(mark)
+        return conflict
+
     def take_all(self, items: Sequence[Item]) -> set[Item]:
         """Let many items go at once, and return those with which something is wrong: at least one of those
         that do not go together. Then the equations hold for nothing, and are to be taken back.
@@ -221,7 +228,7 @@ class Problem:
 
     def unmet(self) -> Pin:
         """What of the sums and products cannot be met any more, if anything: their shifts or their scales."""
-        if len(self.sums.unmet(self.shifts)):
+        if self.sums.unmet(self.shifts):
             return Pin.SHIFT
         return Pin.SCALE if self.products.unmet(self.scales, self.signs) else Pin(0)
 

@@ -46,10 +46,9 @@ class Products:
         """
         if not self._labels.size:
             return False
-        open_ones = np.ones(len(signs))
-        return (
-            len(self._sums.unmet(_Logarithms(scales))) > 0 or self._turned(scales, signs, open_ones) is None
-        )
+        if self._sums.unmet(_Logarithms(scales)):
+            return True
+        return self._turned(scales, signs, np.ones(len(signs))) is None
 
     def solve(self, scales: Forest, signs: Array, wish: Array) -> Array:
         """A scale for each root with which they are met: the wish, where that is free."""

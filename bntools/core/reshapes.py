@@ -14,7 +14,7 @@ import numpy as np
 
 from bntools.core.calls import Call
 from bntools.core.flow import Flow
-from bntools.core.lanes import Lane, ground, reshaped
+from bntools.core.lanes import Lane, aligned, ground, reshaped
 
 Lanes = Lane | Sequence[Lane] | None
 Rule = Callable[[Call, Flow], Lanes]
@@ -104,14 +104,13 @@ def _order(call: Call) -> list[int]:
 
 def expand(call: Call, flow: Flow) -> Lanes:
     """An axis of size 1 becomes longer by saying its one entry again."""
-    lane, rank = flow.lane(source(call)), len(call.outputs[0].shape)
-    return lane.reshape((1,) * (rank - lane.ndim) + lane.shape)
+    return aligned(flow.lane(source(call)), len(call.outputs[0].shape))
 
 
 def repeat(call: Call, flow: Flow) -> Lanes:
     """Every entry again and again: labels are tiled along the axes on which they differ."""
-    lane, y = flow.lane(source(call)), call.outputs[0].shape
-    lane = lane.reshape((1,) * (len(y) - lane.ndim) + lane.shape)
+    y = call.outputs[0].shape
+    lane = aligned(flow.lane(source(call)), len(y))
     times = [y[axis] // n if n > 1 else 1 for axis, n in enumerate(lane.shape)]
     return np.tile(lane, times) if math.prod(times) * lane.size < 1 << 21 else None
 

@@ -73,7 +73,7 @@ def _clusters(problem: Problem, items: Sequence[Item]) -> list[_Cluster]:
             wires += [(edge.x, edge.y), (edge.y, first)]
     near = components(flow.count, wires, flow.near)
     summed = np.zeros(flow.count, bool)
-    outs = [total.out for total in flow.totals if len(total.terms) > 1] + [each.out for each in flow.products]
+    outs = [total.out for total in flow.sums] + [product.out for product in flow.products]
     summed[near[together(outs)]] = True
     clusters: dict[int, list[Item]] = defaultdict(list)
     for item in items:
@@ -157,7 +157,7 @@ def _search(problem: Problem, cluster: _Cluster, checked: bool) -> _Attempt:
         assert isinstance(again, _Attempt)
         best = again
     else:
-        best.missed.update({item: c for item in best.stay if (c := _beside(problem, item)) is not None})
+        best.missed.update({item: c for item in best.stay if (c := problem.conflict(item)) is not None})
         for item in best.missed:
             problem.leave(item)
     best.missed.update({item: c for item, c in alone.items() if item in best.missed and c is not None})
@@ -167,14 +167,6 @@ def _search(problem: Problem, cluster: _Cluster, checked: bool) -> _Attempt:
 def _is_flat(problem: Problem, items: Sequence[Item]) -> bool:
     """Whether some scale is 0: then it matters which goes first."""
     return any(not problem.maps[call][0].all() for item in items for call in item.calls)
-
-
-def _beside(problem: Problem, item: Item) -> Conflict | None:
-    """What is in the way of an item beside those that go."""
-    mark = problem.mark()
-    conflict = problem.take(item)
-    problem.back(mark)
-    return conflict
 
 
 def _alone(problem: Problem, start: Mark, item: Item) -> Conflict | None:

@@ -48,13 +48,13 @@ class Sums:
         self.equations, self.labels = np.concatenate(equations), np.concatenate(labels)
         self.factors = np.concatenate(factors)
 
-    def unmet(self, shifts: Unknowns) -> Array:
-        """The labels in equations that cannot be met, whatever the open unknowns are."""
+    def unmet(self, shifts: Unknowns) -> bool:
+        """Whether some cannot be met, whatever the open unknowns are."""
         _, _, b = shifts.find(self.labels)
         if not b.any():  # zeros meet them all
-            return np.zeros(0, np.int64)
+            return False
         bad, _, _ = self.solve(shifts, np.zeros(len(shifts.parent)))
-        return np.unique(self.labels[bad[self.equations]])
+        return bool(bad.any())
 
     def solve(self, shifts: Unknowns, wish: Array) -> tuple[Array, Array, Array]:
         """Meet the equations by choosing the open unknowns.

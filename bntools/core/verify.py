@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bntools.core.lanes import aligned
 from bntools.core.numbers import Seen
 from bntools.core.observe import Observation, Sample, difference, difference_of, largest
 
@@ -142,9 +143,9 @@ def _stands(sample: Sample, seen: Seen) -> tuple[Tensor, float]:
     places = np.unravel_index(sample.at.numpy(), sample.shape)
 
     def numbers(of: np.ndarray) -> Tensor:
-        aligned = of.reshape((1,) * (len(sample.shape) - of.ndim) + of.shape)
-        index = tuple(np.minimum(place, n - 1) for place, n in zip(places, aligned.shape, strict=True))
-        return torch.from_numpy(np.ascontiguousarray(aligned[index])).to(sample.values.device)
+        wide = aligned(of, len(sample.shape))
+        index = tuple(np.minimum(place, n - 1) for place, n in zip(places, wide.shape, strict=True))
+        return torch.from_numpy(np.ascontiguousarray(wide[index])).to(sample.values.device)
 
     scaled, shift = sample.values * numbers(seen.s), numbers(seen.t)
     return scaled + shift, largest(scaled) + largest(shift)

@@ -295,7 +295,7 @@ def draw(flow: Flow, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     s[GROUND] = 1
     t = rng.standard_normal(flow.count)
     t[GROUND] = 0
-    _, roots, values = Sums([total for total in flow.totals if len(total.terms) > 1]).solve(shifts, t)
+    _, roots, values = Sums(flow.sums).solve(shifts, t)
     t[roots] = values
     root, a, b = shifts.find(labels)
     s = s[scales.find(labels)[0]]
