@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bntools.core.example import Example
+from bntools.core.inputs import argument_names, as_model, type_and_device
 from bntools.core.leaves import tensors_of
-from bntools.core.names import tensors_of as named_tensors
 from bntools.errors import UsageError
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -63,7 +61,7 @@ class Batches:
         Raises:
             UsageError: if a batch holds no tensor, or NaN or infinity.
         """
-        where, kind = _home(self.model)
+        dtype, device = type_and_device(self.model)
         whole = [self.data] if isinstance(self.data, Tensor | Mapping | Example) else self.data
         if not hasattr(whole, "__iter__") and not hasattr(whole, "__getitem__"):
             raise UsageError(
@@ -92,7 +90,7 @@ class Batches:
                 continue
             if samples:
                 self.samples += samples
-                yield Batch(number, samples, _moved(content, where, kind))
+                yield Batch(number, samples, _map(content, lambda t: as_model(t, dtype, device)))
 
 
 def cut(content: Any, samples: int, left: int) -> Any:
@@ -110,7 +108,7 @@ def call(model: nn.Module, batch: Any) -> Any:
         example = Example.of(batch, model)
         if example.kwargs:
             return example(model)
-        names = _parameters(model)
+        names = argument_names(model) or ()
         known = {key: value for key, value in batch.items() if key in names}
         return model(**known) if known else model(batch)
     if isinstance(batch, Example):
@@ -120,41 +118,16 @@ def call(model: nn.Module, batch: Any) -> Any:
     return model(batch)
 
 
-def _parameters(model: nn.Module) -> set[str]:
-    kinds = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    return {p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds}
-
-
-def _home(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
-    """The device of a model, and its floating type."""
-    for _, tensor in named_tensors(model):
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
-    return torch.device("cpu"), None
-
-
-def _tensors(content: Any) -> list[Tensor]:
-    return list(tensors_of((content.args, content.kwargs) if isinstance(content, Example) else content))
-
-
 def _samples(content: Any) -> int | None:
-    sizes = [len(tensor) for tensor in _tensors(content) if tensor.ndim]
+    sizes = [len(tensor) for tensor in tensors_of(content) if tensor.ndim]
     return sizes[0] if sizes else None
 
 
 def _finite(content: Any) -> bool:
-    return all(bool(t.isfinite().all()) for t in _tensors(content) if t.is_floating_point())
+    return all(bool(t.isfinite().all()) for t in tensors_of(content) if t.is_floating_point())
 
 
 def _map(content: Any, change: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(content, Example):
         return content.map(change)
     return pytree.tree_map_only(Tensor, change, content)
-
-
-def _moved(content: Any, where: torch.device, kind: torch.dtype | None) -> Any:
-    def move(tensor: Tensor) -> Tensor:
-        wider = tensor.is_floating_point() and kind is not None
-        return tensor.to(where, kind if wider else tensor.dtype)
-
-    return _map(content, move)

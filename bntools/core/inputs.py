@@ -85,7 +85,7 @@ def read_inputs(path: str | Path, model: nn.Module) -> Example:
     """
     dtype, device = type_and_device(model)
     tensors = read_arrays(path, "--inputs")
-    ready = {name: _as_model(tensor, dtype).to(device) for name, tensor in tensors.items()}
+    ready = {name: as_model(tensor, dtype, device) for name, tensor in tensors.items()}
     names = argument_names(model)
     unnamed = all(name.startswith("arr_") for name in ready)  # as numpy names what is given without a name
     if not unnamed and (names is None or set(ready) <= set(names)):
@@ -189,8 +189,9 @@ def _dtype(text: str, name: str | None) -> torch.dtype | None:
     return found
 
 
-def _as_model(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+def as_model(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor where the model computes; of its type, if it is of numbers with a fraction."""
+    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
 
 
 def argument_names(model: nn.Module) -> list[str] | None:

@@ -104,14 +104,11 @@ class Lockstep:
     def _learn(self, before: Stop | None, stop: Stop) -> None:
         if stop in self._order:
             return
-        at = 0 if before is None else self._order.index(before) + 1
-        # Of those that nothing is known about, the model's own order.
-        while (
-            at < len(self._order)
-            and before is None
-            and self._rank[self._order[at].path] < self._rank[stop.path]
-        ):
-            at += 1
+        if before is not None:
+            at = self._order.index(before) + 1
+        else:  # nothing is known about it but the model's own order
+            later = (i for i, s in enumerate(self._order) if self._rank[s.path] >= self._rank[stop.path])
+            at = next(later, len(self._order))
         self._order.insert(at, stop)
 
     def _stop(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -144,16 +141,24 @@ class _Runner(greenlet):  # type: ignore[misc]
     def go_on(self) -> bool:
         """Run up to the next stop; False if there is none."""
         self.brings = None
+        self._hub = self.parent = getcurrent()
+        self._enter(self.switch)
+        return not self.dead
+
+    def end(self) -> None:
+        """End it where it stands, with its ``finally`` and ``with`` blocks carried out."""
+        if self and not self.dead:
+            self._enter(partial(self.throw, GreenletExit))
+
+    def _enter(self, how: Callable[[], Any]) -> None:
+        """Go over to it, with what torch keeps for a thread as it left that."""
         ours = _State()
         self._state.restore()
-        self._hub = getcurrent()
-        self.parent = self._hub
         try:
-            self.switch()
+            how()
         finally:
             self._state = _State()
             ours.restore()
-        return not self.dead
 
     def wait(self, path: str, x: Tensor | None) -> None:
         """Stand at a stop until everybody who comes there is there."""
@@ -169,16 +174,6 @@ class _Runner(greenlet):  # type: ignore[misc]
             )
         self.stop, self.brings = Stop(path, self._calls[path]), x
         self._hub.switch()
-
-    def end(self) -> None:
-        """End it where it stands, with its ``finally`` and ``with`` blocks carried out."""
-        if self and not self.dead:
-            ours = _State()
-            self._state.restore()
-            try:
-                self.throw(GreenletExit)
-            finally:
-                ours.restore()
 
 
 def _modes() -> tuple[int, int]:

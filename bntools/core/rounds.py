@@ -13,6 +13,7 @@ from torch import nn
 
 from bntools.core.batches import Batch, Forward, cut
 from bntools.core.capture import first_line
+from bntools.core.inputs import type_and_device
 from bntools.core.leaves import tensors_of
 from bntools.core.lockstep import Lockstep
 from bntools.core.memory import Meter, free
@@ -133,8 +134,7 @@ class Rounds:
     def _casting(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
-        device = next((t.device.type for t in self.model.parameters()), "cpu")
-        return torch.autocast(device, self.autocast)
+        return torch.autocast(type_and_device(self.model)[1].type, self.autocast)
 
     def _run(self, batch: Batch, keep: bool) -> Any:
         try:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from bntools.core.calls import ModuleFacts
+from bntools.core.facts import facts_of
 from bntools.core.names import modules_of, own_tensor
-from bntools.core.plan import Site
 from bntools.core.reasons import Reason
 from bntools.errors import UsageError
 
@@ -22,10 +22,12 @@ class Selected:
     """The BatchNorms to work on, and why the others are left alone.
 
     Args:
-        norms: by their first path, in the order in which the model registers them.
+        facts: of all BatchNorms, by their first path, in the order in which the model registers them.
+        norms: those to work on.
         left: by path, the reason and a sentence.
     """
 
+    facts: Mapping[str, ModuleFacts]
     norms: Mapping[str, nn.Module]
     left: Mapping[str, tuple[Reason, str]]
 
@@ -51,23 +53,21 @@ def select(model: nn.Module, only: str | Sequence[str] = "*", *, include_frozen:
     patterns = [only] if isinstance(only, str) else [*only]
     norms: dict[str, nn.Module] = {}
     left: dict[str, tuple[Reason, str]] = {}
-    paths: dict[int, list[str]] = {}
-    for path, module in modules_of(model):
-        if isinstance(module, _BatchNorm | _InstanceNorm) or own_tensor(module, "running_mean") is not None:
-            paths.setdefault(id(module), []).append(path)
     modules = dict(modules_of(model))
+    facts = {path: each for path, each in facts_of(model).items() if _is_norm(modules[path])}
+    paths = [path for each in facts.values() for path in each.paths]
     for pattern in patterns:
-        if not any(_matches(path, pattern.removeprefix("!")) for names in paths.values() for path in names):
-            known = ", ".join([names[0] for names in paths.values()][:3])
+        if not any(_matches(path, pattern.removeprefix("!")) for path in paths):
+            known = ", ".join([*facts][:3])
             todo = f"write patterns of paths such as {known}" if known else "the model has none"
             raise UsageError(f"only: {pattern!r} matches no BatchNorm", todo=todo)
-    for names in paths.values():
-        path, module = names[0], modules[names[0]]
-        if not any(_chosen(name, patterns) for name in names):
+    for path, each in facts.items():
+        module = modules[path]
+        if not any(_chosen(name, patterns) for name in each.paths):
             left[path] = Reason.NOT_SELECTED, "it was not asked for"
-        elif own_tensor(module, "running_mean") is None or own_tensor(module, "running_var") is None:
+        elif not each.statistics:
             left[path] = Reason.NO_STATISTICS, "it has no running statistics"
-        elif isinstance(module, torch.jit.ScriptModule):
+        elif each.compiled:
             left[path] = Reason.COMPILED, "it is TorchScript"
         elif "running_mean" in module._parameters:
             left[path] = Reason.UNRECOGNISED, "its statistics are parameters, to be trained"
@@ -77,7 +77,11 @@ def select(model: nn.Module, only: str | Sequence[str] = "*", *, include_frozen:
             left[path] = Reason.FROZEN, why
         else:
             norms[path] = module
-    return Selected(norms, left)
+    return Selected(facts, norms, left)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, _BatchNorm | _InstanceNorm) or own_tensor(module, "running_mean") is not None
 
 
 def _chosen(path: str, patterns: Sequence[str]) -> bool:
@@ -103,24 +107,3 @@ def _frozen(module: nn.Module, model: nn.Module) -> str:
     if "momentum" not in vars(module):
         return f"{type(module).__name__} never updates its statistics"
     return ""
-
-
-def site_of(path: str, module: nn.Module, at: int | None) -> Site:
-    """How a BatchNorm is named in a plan.
-
-    Args:
-        path: its first path.
-        module: the BatchNorm.
-        at: its place in the order of execution.
-    """
-    mean, seen = own_tensor(module, "running_mean"), own_tensor(module, "num_batches_tracked")
-    return Site(
-        name=path,
-        module=path,
-        kind=type(module).__name__,
-        channels=len(mean) if mean is not None else int(getattr(module, "num_features", 0)),
-        eps=getattr(module, "eps", None),
-        momentum=getattr(module, "momentum", None),
-        batches=int(seen) if seen is not None else None,
-        at=at,
-    )

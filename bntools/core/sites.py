@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from bntools.core.affine import ACTIVATIONS
-from bntools.core.calls import Call, Capture, ModuleCall, Stored, Value
+from bntools.core.calls import Call, Capture, ModuleCall, ModuleFacts, Stored, Value
 from bntools.core.plan import Part, Plan, Refusal, Site
 from bntools.core.reasons import Reason
 
@@ -70,6 +70,17 @@ def find_staying(capture: Capture, plan: Plan) -> list[BatchNorm]:
     refused = {refusal.site.name for refusal in plan.refusals}
     found, _ = find_sites(capture)
     return [bn for bn in found if bn.site.name in refused and bn.refusal is None and bn.paths]
+
+
+def site_of(path: str, facts: ModuleFacts, at: int | None = None) -> Site:
+    """The site of a module that is no call of a capture.
+
+    Args:
+        path: its first path.
+        facts: what is known of it.
+        at: its place in the order of execution, if that is known.
+    """
+    return Site(path, path, facts.kind, facts.channels, facts.eps, facts.momentum, facts.batches, at)
 
 
 class _Index:
@@ -213,7 +224,7 @@ def _unanswered(capture: Capture, found: Sequence[BatchNorm]) -> tuple[Refusal, 
             or _join(path, "running_mean") in read
         ):
             continue
-        site = Site(path, path, facts.kind, facts.channels, facts.eps, facts.momentum, facts.batches)
+        site = site_of(path, facts)
         if path not in called:
             refusals.append(Refusal(site, Reason.UNREACHED, "no call reached it on these inputs"))
         else:

@@ -14,12 +14,13 @@ from bntools.core.drift import Drift, drift_of
 from bntools.core.exact import copied
 from bntools.core.graft import graft_
 from bntools.core.lockstep import Lockstep
-from bntools.core.names import modules_of, own_tensor
+from bntools.core.names import own_tensor
 from bntools.core.plan import Edit, Plan, Promise, Refusal
 from bntools.core.reasons import Reason
 from bntools.core.rounds import Rounds
 from bntools.core.running import Running, Statistics, write
-from bntools.core.select import Selected, select, site_of
+from bntools.core.select import Selected, select
+from bntools.core.sites import site_of
 from bntools.core.surgery import Surgery
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError
@@ -148,16 +149,15 @@ def _plan(
 ) -> Plan:
     """Every BatchNorm, either with new statistics or with the reason why not."""
     at = {path: place for place, path in enumerate(order)}
-    modules = dict(modules_of(model))
-    left = dict(selected.left)
+    facts, left = selected.facts, dict(selected.left)
     for path in selected.norms:
         if path in running.unfit:
             left[path] = Reason.UNRECOGNISED, running.unfit[path]
         elif path not in new:
             left[path] = Reason.UNREACHED, "no batch reached it"
-    edits = [Edit(site_of(path, modules[path], at[path])) for path in order if path in new]
+    edits = [Edit(site_of(path, facts[path], at[path])) for path in order if path in new]
     refusals = [
-        Refusal(site_of(path, modules[path], at.get(path)), reason, detail)
+        Refusal(site_of(path, facts[path], at.get(path)), reason, detail)
         for path, (reason, detail) in left.items()
     ]
     return Plan("recalibrate", tuple(edits), tuple(refusals), fingerprint(model), promise=Promise.MOVED)
