@@ -9,7 +9,8 @@ from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
 from bntools.cli.printable import annotation, printable
-from bntools.cli.text import escape, line, size, stays
+from bntools.cli.reports import cell, code, plain
+from bntools.cli.text import line, norms, size, stays, table, why_not
 from bntools.core.plan import Plan
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
@@ -20,51 +21,39 @@ _HEAD = ("layer", "mean, in σ", "log σ²", "divergence", "error, in σ")
 
 def drifted(out: Console, plan: Plan, drift: Drift) -> None:
     """How far each layer has moved, and from how much data."""
-    rows = [_HEAD, *_rows(drift)]
-    wide = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    for index, row in enumerate(rows):
-        cells = [escape(row[0].ljust(wide[0])), *(cell.rjust(wide[i]) for i, cell in enumerate(row) if i)]
-        out.print("  ".join(cells), style="bold" if index == 0 else None)
+    table(out, [_HEAD, *_rows(drift)], names=1)
     line(out, "moved", summary(plan, drift))
     line(out, "data", used(drift))
     if drift.gap_before is not None and drift.gap_after is not None:
-        line(
-            out,
-            "gap",
-            f"outputs off by {drift.gap_before:.1e} of the scale before, {drift.gap_after:.1e} after",
-        )
+        gap = f"{drift.gap_before:.1e} of the scale before, {drift.gap_after:.1e} after"
+        line(out, "gap", f"outputs off by {gap}")
     stays(out, plan.refusals)
 
 
 def github(out: Console, plan: Plan, drift: Drift) -> None:
     """A notice with the result, and a warning for each BatchNorm that keeps its statistics."""
-    _plain(out, annotation("notice", "recalibrate", f"{summary(plan, drift)}; {used(drift)}"))
+    plain(out, annotation("notice", "recalibrate", f"{summary(plan, drift)}; {used(drift)}"))
     for refusal in plan.refusals:
-        text = f"{refusal.site.name}: {refusal.reason.value}: {refusal.detail}; {refusal.remedy}"
-        _plain(out, annotation("warning", "recalibrate", text))
+        text = f"{refusal.site.name}: {why_not(refusal)}; {refusal.remedy}"
+        plain(out, annotation("warning", "recalibrate", text))
 
 
 def markdown(out: Console, loading: Loading, plan: Plan, drift: Drift, written: Output | None) -> None:
     """A summary and a table of the layers."""
-    _plain(out, f"**{_cell(loading.name)}** ({_cell(loading.what)})\n")
-    _plain(out, f"{summary(plan, drift)}; {used(drift)}\n")
+    plain(out, f"**{cell(loading.name)}** ({cell(loading.what)})\n")
+    plain(out, f"{summary(plan, drift)}; {used(drift)}\n")
     if written is not None:
-        _plain(out, f"Written: `{_cell(written.path)}`\n")
-    _plain(out, f"| {' | '.join(_HEAD)} |")
-    _plain(out, f"|---|{'---:|' * (len(_HEAD) - 1)}")
+        plain(out, f"Written: {code(written.path)}\n")
+    plain(out, f"| {' | '.join(_HEAD)} |")
+    plain(out, f"|---|{'---:|' * (len(_HEAD) - 1)}")
     for row in _rows(drift):
-        _plain(out, f"| `{_cell(row[0])}` | {' | '.join(row[1:])} |")
+        plain(out, f"| {code(row[0])} | {' | '.join(row[1:])} |")
 
 
 def summary(plan: Plan, drift: Drift) -> str:
     """The result in one sentence."""
-    total = len(plan.sites)
-    text = f"{len(plan.edits)} of {total} {'BatchNorm' if total == 1 else 'BatchNorms'} recalibrated"
-    return (
-        f"{text}; drifted from {drift.first or 'the model'} on"
-        if drift.first
-        else f"{text}; none had drifted"
-    )
+    text = f"{len(plan.edits)} of {norms(len(plan.sites))} recalibrated"
+    return f"{text}; drifted from {drift.first} on" if drift.first else f"{text}; none had drifted"
 
 
 def used(drift: Drift) -> str:
@@ -93,11 +82,3 @@ def _rows(drift: Drift) -> Sequence[tuple[str, ...]]:
         )
         for layer in drift.layers
     ]
-
-
-def _plain(out: Console, text: str) -> None:
-    out.print(text, markup=False, soft_wrap=True)
-
-
-def _cell(text: str) -> str:
-    return printable(text).replace("|", "\\|").replace("`", "'")

@@ -44,7 +44,7 @@ def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
         raise UsageError(f"{path}: a folder", todo="name a file")
     if path.suffix not in endings:
         named = [ending for ending in (".pt", ".safetensors", *PROGRAMS) if ending in endings]
-        known = f"a {' or '.join(filter(None, (', '.join(named[:-1]), named[-1])))}"
+        known = f"a {', '.join(named[:-1])} or {named[-1]}" if len(named) > 1 else f"a {named[0]}"
         raise UsageError(f"{path}: {path.suffix or 'no ending'} is not written today", todo=f"name {known}")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
 from bntools.cli.printable import annotation, printable
-from bntools.cli.text import left_of, taken_by, why_not
+from bntools.cli.text import left_of, norms, taken_by, why_not
 from bntools.core.plan import Plan, Refusal, Site
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
@@ -20,11 +20,11 @@ def github(
     out: Console, verb: str, sites: Sequence[Site], plan: Plan | None, report: Report | None = None
 ) -> None:
     """A notice with the result, and a warning for each site that stays."""
-    _plain(out, annotation("notice", verb, summary(sites, plan, report)))
+    plain(out, annotation("notice", verb, summary(sites, plan, report)))
     left = left_of(plan) if plan else {}
     for refusal in plan.refusals if plan else ():
         text = f"{refusal.site.name}: {_why(refusal, left)}; {refusal.remedy}"
-        _plain(out, annotation("warning", verb, text))
+        plain(out, annotation("warning", verb, text))
 
 
 def markdown(
@@ -36,29 +36,28 @@ def markdown(
     written: Output | None,
 ) -> None:
     """A summary and a table of all sites."""
-    _plain(out, f"**{_cell(loading.name)}** ({_cell(loading.what)})\n")
-    _plain(out, f"{summary(sites, plan, report)}\n")
+    plain(out, f"**{cell(loading.name)}** ({cell(loading.what)})\n")
+    plain(out, f"{summary(sites, plan, report)}\n")
     if written is not None:
-        _plain(out, f"Written: {_code(written.path)}\n")
-    into = {e.site.name: taken_by(plan, e, _code) for e in plan.edits} if plan else {}
+        plain(out, f"Written: {code(written.path)}\n")
+    into = {e.site.name: taken_by(plan, e, code) for e in plan.edits} if plan else {}
     left = left_of(plan) if plan else {}
     why = {r.site.name: _why(r, left) for r in plan.refusals} if plan else {}
     if not sites:
         return
-    _plain(out, "| site | type | channels | folds into, or why not |")
-    _plain(out, "|---|---|---:|---|")
+    plain(out, "| site | type | channels | folds into, or why not |")
+    plain(out, "|---|---|---:|---|")
     for site in sites:
-        verdict = into.get(site.name) or _cell(why.get(site.name, ""))
-        name = _code(site.name or "the model")
-        _plain(out, f"| {name} | {_cell(site.kind)} | {site.channels} | {verdict} |")
+        verdict = into.get(site.name) or cell(why.get(site.name, ""))
+        name = code(site.name or "the model")
+        plain(out, f"| {name} | {cell(site.kind)} | {site.channels} | {verdict} |")
 
 
 def summary(sites: Sequence[Site], plan: Plan | None, report: Report | None) -> str:
     """The result in one sentence."""
-    noun = "BatchNorm" if len(sites) == 1 else "BatchNorms"
     if plan is None:
-        return f"{len(sites)} {noun}"
-    text = f"{len(plan.edits)} of {len(sites)} {noun} fold"
+        return norms(len(sites))
+    text = f"{len(plan.edits)} of {norms(len(sites))} fold"
     if report is not None and report.verdict.value != "skipped":
         text += f"; {report.verdict.value}, off by {report.error:.1e} of the scale in float64"
     return text
@@ -70,14 +69,16 @@ def _why(refusal: Refusal, left: Mapping[str, str]) -> str:
     return why_not(refusal) + (f"; it becomes {left[name]}" if name in left else "")
 
 
-def _plain(out: Console, text: str) -> None:
+def plain(out: Console, text: str) -> None:
+    """A line as it is."""
     out.print(text, markup=False, soft_wrap=True)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Text that stays within its cell."""
     return printable(text).replace("|", "\\|")
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """A name as code, which a cell can hold too; a backtick in it would end it."""
-    return f"`{_cell(text).replace('`', chr(39))}`"
+    return f"`{cell(text).replace('`', chr(39))}`"

@@ -64,15 +64,28 @@ def census(out: Console, sites: Sequence[Site], plan: Plan | None) -> None:
         )
         for s in sites
     ]
-    # Padded by hand, with the long column last: a table that fits the screen would cut the paths.
-    wide = [max(len(row[i]) for row in rows) for i in range(6)]
-    for index, row in enumerate(rows):
-        names = [escape(cell.ljust(wide[i])) for i, cell in enumerate(row[:2])]
-        numbers = [cell.rjust(wide[i]) for i, cell in enumerate(row[2:6], start=2)]
-        out.print("  ".join([*names, *numbers, row[6]]).rstrip(), style="bold" if index == 0 else None)
+    table(out, [row[:6] for row in rows], names=2, last=[row[6] for row in rows])
     if plan is not None:
         line(out, "folds", _count(plan))
         remedies(out, plan.refusals)
+
+
+def table(
+    out: Console, rows: Sequence[Sequence[str]], *, names: int, last: Sequence[str] | None = None
+) -> None:
+    """Rows under their head, padded by hand: a table that fits the screen would cut the paths.
+
+    Args:
+        out: the screen.
+        rows: the first is the head.
+        names: how many columns hold names; the others hold numbers.
+        last: a long column behind them, with its markup.
+    """
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for at, (row, tail) in enumerate(zip(rows, last or [""] * len(rows), strict=True)):
+        left = [escape(cell.ljust(n)) for cell, n in zip(row[:names], wide, strict=False)]
+        right = [cell.rjust(n) for cell, n in zip(row[names:], wide[names:], strict=True)]
+        out.print("  ".join([*left, *right, tail]).rstrip(), style="bold" if at == 0 else None)
 
 
 def folded(out: Console, plan: Plan, *, dry: bool) -> None:
@@ -184,12 +197,15 @@ def line(out: Console, label: str, text: str, *, markup: bool = False) -> None:
 
 
 def _count(plan: Plan) -> str:
-    total = len(plan.sites)
     ops = _ops(plan)
     into = Counter(f"into {ops[e.into[0]]}{_WHERE[e.side]}" if e.into else "into nothing" for e in plan.edits)
     kinds = ", ".join(f"{n} {where.replace(',', '')}" for where, n in into.most_common())
-    noun = "BatchNorm" if total == 1 else "BatchNorms"
-    return f"{len(plan.edits)} of {total} {noun}{': ' + kinds if kinds else ''}"
+    return f"{len(plan.edits)} of {norms(len(plan.sites))}{': ' + kinds if kinds else ''}"
+
+
+def norms(count: int) -> str:
+    """So many BatchNorms, in words."""
+    return f"{count} BatchNorm{'' if count == 1 else 's'}"
 
 
 def taken_by(plan: Plan, edit: Edit, name: Callable[[str], str] = str) -> str:
