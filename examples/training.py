@@ -30,14 +30,13 @@ def fit(
 ) -> None:
     """Train for some epochs, in batches of *size*; afterwards the model is in eval."""
     torch.set_num_threads(2)  # layers this small lose more by waiting for other threads than they gain
+    even = len(images) // 2 * 2  # one image alone has no variance
     steps = epochs * -(-len(images) // size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
     model.train()
     for _ in range(epochs):
-        for batch in torch.randperm(len(images))[: len(images) // 2 * 2].split(
-            size
-        ):  # one alone has no variance
+        for batch in torch.randperm(len(images))[:even].split(size):
             optimizer.zero_grad()
             F.cross_entropy(model(images[batch]), labels[batch], label_smoothing=0.1).backward()
             optimizer.step()

@@ -218,6 +218,22 @@ def bn2d(c: int) -> Callable[[], nn.Module]:
     return lambda: nn.BatchNorm2d(c)
 
 
+def a_square() -> Callable[[], nn.Module]:
+    """A BatchNorm without a shift behind the square of what a convolution makes."""
+    return unshifted(forward(lambda m, v: m.bn((y := m.a(v)) * y).tanh(), a=conv(3, 4), bn=bn2d(4)))
+
+
+def beside_itself(channels: int) -> Callable[[], nn.Module]:
+    """What is normalised beside what it was, along the width; then another BatchNorm, and a layer over it."""
+    return forward(
+        lambda m, v: m.out(m.bn(torch.cat((m.n(v := m.a(v)), v), -1))).tanh(),
+        a=conv(3, channels),
+        n=bn2d(channels),
+        bn=bn2d(channels),
+        out=lambda: nn.Linear(12, 5),
+    )
+
+
 def _twice(y: Tensor) -> Tensor:
     return y + y.flip(2)
 
@@ -655,25 +671,9 @@ CASES = [
         x(2, 3, 6, 6),
         1,
     ),
-    Case(
-        "a-square-with-positive-scales",
-        positive(unshifted(forward(lambda m, v: m.bn((y := m.a(v)) * y).tanh(), a=conv(3, 4), bn=bn2d(4)))),
-        x(2, 3, 6, 6),
-        1,
-    ),
+    Case("a-square-with-positive-scales", positive(a_square()), x(2, 3, 6, 6), 1),
     # several maps in one channel
-    Case(
-        "beside-itself",
-        forward(
-            lambda m, v: m.out(m.bn(torch.cat((m.n(v := m.a(v)), v), -1))).tanh(),
-            a=conv(3, 1),
-            n=bn2d(1),
-            bn=bn2d(1),
-            out=lambda: nn.Linear(12, 5),
-        ),
-        x(2, 3, 6, 6),
-        2,
-    ),
+    Case("beside-itself", beside_itself(1), x(2, 3, 6, 6), 2),
     Case(
         "into-one-that-stays",
         forward(

@@ -21,6 +21,8 @@ from tests.must_fold import (
     Apply,
     BatchNormAct,
     Spelt,
+    a_square,
+    beside_itself,
     bn2d,
     changed,
     conv,
@@ -652,21 +654,11 @@ CASES = [
         ),
         {"bn": R.BLOCKED},
     ),
-    Case(
-        "a-square",
-        unshifted(forward(lambda m, v: m.bn((y := m.a(v)) * y).tanh(), a=conv(3, 4), bn=bn2d(4))),
-        {"bn": R.BLOCKED},
-    ),
+    Case("a-square", a_square(), {"bn": R.BLOCKED}),
     # several maps in one channel
     Case(
         "beside-itself-with-two-channels",
-        forward(
-            lambda m, v: m.out(m.bn(torch.cat((m.n(v := m.a(v)), v), -1))).tanh(),
-            a=conv(3, 2),
-            n=bn2d(2),
-            bn=bn2d(2),
-            out=lambda: nn.Linear(12, 5),
-        ),
+        beside_itself(2),
         {"n": R.READ_ELSEWHERE},
         fold=("bn",),
     ),

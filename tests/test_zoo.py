@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from bntools.core.example import Example
 from bntools.core.plan import Plan
 from bntools.core.reasons import REMEDIES
 from tests import zoo_rows
+from tests.bench.find_against_capture import times
 from tests.pairs import count_sites, must_fold
 from tests.zoo import ENTRIES, NEEDS_UNSAFE, PROGRAM_SAMPLE, SAMPLE, SINGLE_ONLY, arguments, build
 
@@ -74,17 +74,18 @@ def test_every_pair_folds_and_every_other_site_says_why(
 def test_the_program_computes_what_the_model_does(name: str) -> None:
     model, example = build(name)
     args = arguments(example)
-    times = least(lambda: bn.capture(model, Example(args)))
+    _, capturing, finding = times(model, Example(args))
+    seconds = {"capture": capturing, "find": finding}
     start = time.perf_counter()
     try:
         surgery = bn.fold(model, example, level="program")
     except bn.CaptureError as error:
-        zoo_rows.note(name, "program", {"not_exported": str(error).splitlines()[0], "seconds": times})
+        zoo_rows.note(name, "program", {"not_exported": str(error).splitlines()[0], "seconds": seconds})
         assert name not in PROGRAM_SAMPLE
         return
-    times["fold"] = time.perf_counter() - start
+    seconds["fold"] = time.perf_counter() - start
     plan, report = surgery.plan, surgery.report
-    found = zoo_rows.told(plan, report) | {"seconds": times}
+    found = zoo_rows.told(plan, report) | {"seconds": seconds}
     zoo_rows.note(name, "program", found)
 
     # As many at least: of several sets of the same size, the module may have another one.
@@ -118,19 +119,6 @@ def fold_file(
     assert told["report"]["verdict"] == ("passed" if plan.edits else "skipped")
     assert (told["output"] and told["output"]["path"]) == (str(folded) if plan.edits else None)
     return folded
-
-
-def least(capture: Callable[[], bn.Capture]) -> dict[str, float]:
-    """The least of five times of the capture and of finding what folds, in turn."""
-    capturing, finding = [], []
-    for _ in range(5):
-        start = time.perf_counter()
-        seen = capture()
-        middle = time.perf_counter()
-        bn.find_folds(seen)
-        capturing.append(middle - start)
-        finding.append(time.perf_counter() - middle)
-    return {"capture": min(capturing), "find": min(finding)}
 
 
 def doubled(model: nn.Module, args: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...]]:

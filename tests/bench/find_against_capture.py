@@ -11,6 +11,7 @@ import time
 import warnings
 
 import torch
+from torch import nn
 
 import bntools as bn
 from tests.zoo import SAMPLE, arguments, build
@@ -18,13 +19,12 @@ from tests.zoo import SAMPLE, arguments, build
 TURNS = 5
 
 
-def times(name: str) -> tuple[int, float, float]:
+def times(model: nn.Module, example: bn.Example) -> tuple[int, float, float]:
     """How many sites there are, and the seconds of the capture and of finding."""
-    model, example = build(name)
     capturing, finding, sites = [], [], 0
     for _ in range(TURNS):
         start = time.perf_counter()
-        capture = bn.capture(model, bn.Example(arguments(example)))
+        capture = bn.capture(model, example)
         middle = time.perf_counter()
         sites = len(bn.find_folds(capture).sites)
         capturing.append(middle - start)
@@ -36,7 +36,8 @@ def main() -> None:
     print("| model | sites | capture s | find s | ratio |")
     print("|---|---:|---:|---:|---:|")
     for name in sys.argv[1:] or SAMPLE:
-        sites, capturing, finding = times(name)
+        model, example = build(name)
+        sites, capturing, finding = times(model, bn.Example(arguments(example)))
         print(
             f"| {name} | {sites} | {capturing:.3f} | {finding:.3f} | {finding / capturing:.2f} |", flush=True
         )
