@@ -37,6 +37,11 @@ class LayerDrift:
     error_mean: float | None = None
     error_var: float | None = None
 
+    @property
+    def drifted(self) -> bool:
+        """Whether it had; a divergence that is no number is of statistics that were none."""
+        return not self.divergence <= DRIFTED
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
@@ -52,6 +57,7 @@ class Drift:
         converged: whether it stopped since more data would change nothing.
         gap_before, gap_after: how far the outputs in eval are from those in lock-step, on the first samples,
             as a share of the largest; None if outputs are no tensors.
+        processes: how many have worked together.
     """
 
     layers: tuple[LayerDrift, ...]
@@ -64,11 +70,12 @@ class Drift:
     converged: bool = False
     gap_before: float | None = None
     gap_after: float | None = None
+    processes: int = 1
 
     @property
-    def first(self) -> str:
-        """The first layer in order of execution that had drifted, empty if none had."""
-        return next((layer.path for layer in self.layers if layer.divergence > DRIFTED), "")
+    def first(self) -> str | None:
+        """The first layer in order of execution that had drifted, None if none had."""
+        return next((layer.path for layer in self.layers if layer.drifted), None)
 
 
 def drift_of(

@@ -1,0 +1,1 @@
+"""Reports for other eyes than a terminal's."""
