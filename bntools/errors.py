@@ -29,6 +29,8 @@ class BntoolsError(Exception):
     """
 
     exit_code: ClassVar[int] = 101
+    rank: int | None = None
+    """The process that it came up in, if that is another one."""
 
     def __init__(self, message: str, *, todo: str = "") -> None:
         super().__init__(message)

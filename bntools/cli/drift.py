@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,32 +16,45 @@ from bntools.core.plan import Plan
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
     from bntools.core.drift import Drift
 
+_NAMED = 8
 _HEAD = ("layer", "mean, in σ", "log σ²", "divergence", "error, in σ")
 
 
-def drifted(out: Console, plan: Plan, drift: Drift) -> None:
+def drifted(out: Console, plan: Plan, drift: Drift, left_out: Sequence[str]) -> None:
     """How far each layer has moved, and from how much data."""
     table(out, [_HEAD, *_rows(drift)], names=1)
     line(out, "moved", summary(plan, drift))
     line(out, "data", used(drift))
+    if left_out:
+        line(out, "left out", few(left_out))
     if drift.gap_before is not None and drift.gap_after is not None:
         gap = f"{drift.gap_before:.1e} of the scale before, {drift.gap_after:.1e} after"
         line(out, "gap", f"outputs off by {gap}")
     stays(out, plan.refusals)
 
 
-def github(out: Console, plan: Plan, drift: Drift) -> None:
+def github(out: Console, plan: Plan, drift: Drift, left_out: Sequence[str]) -> None:
     """A notice with the result, and a warning for each BatchNorm that keeps its statistics."""
-    plain(out, annotation("notice", "recalibrate", f"{summary(plan, drift)}; {used(drift)}"))
+    lacking = f"; left out: {few(left_out)}" if left_out else ""
+    plain(out, annotation("notice", "recalibrate", f"{summary(plan, drift)}; {used(drift)}{lacking}"))
     for refusal in plan.refusals:
         text = f"{refusal.site.name}: {why_not(refusal)}; {refusal.remedy}"
         plain(out, annotation("warning", "recalibrate", text))
 
 
-def markdown(out: Console, loading: Loading, plan: Plan, drift: Drift, written: Output | None) -> None:
+def markdown(
+    out: Console,
+    loading: Loading,
+    plan: Plan,
+    drift: Drift,
+    left_out: Sequence[str],
+    written: Output | None,
+) -> None:
     """A summary and a table of the layers."""
     plain(out, f"**{cell(loading.name)}** ({cell(loading.what)})\n")
     plain(out, f"{summary(plan, drift)}; {used(drift)}\n")
+    if left_out:
+        plain(out, f"Left out: {few(left_out, code)}\n")
     if written is not None:
         plain(out, f"Written: {code(written.path)}\n")
     plain(out, f"| {' | '.join(_HEAD)} |")
@@ -53,12 +66,15 @@ def markdown(out: Console, loading: Loading, plan: Plan, drift: Drift, written: 
 def summary(plan: Plan, drift: Drift) -> str:
     """The result in one sentence."""
     text = f"{len(plan.edits)} of {norms(len(plan.sites))} recalibrated"
-    return f"{text}; drifted from {drift.first} on" if drift.first else f"{text}; none had drifted"
+    if drift.first is None:
+        return f"{text}; none had drifted"
+    return f"{text}; drifted from {printable(drift.first) or 'the model itself'} on"
 
 
 def used(drift: Drift) -> str:
     """How much data went in, and how."""
     text = f"{drift.samples} samples in {drift.batches} {'batch' if drift.batches == 1 else 'batches'}"
+    text += f" of {drift.processes} processes" if drift.processes > 1 else ""
     if drift.groups == 1:
         text += ", all in lock-step: exact"
     else:
@@ -69,6 +85,12 @@ def used(drift: Drift) -> str:
     if drift.skipped:
         text += f"; left out with NaN or infinity: {', '.join(map(str, drift.skipped))}"
     return text
+
+
+def few(names: Sequence[str], name: Callable[[str], str] = str) -> str:
+    """The first of some names, each by its *name*, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(map(name, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _rows(drift: Drift) -> Sequence[tuple[str, ...]]:

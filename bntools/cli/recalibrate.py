@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from bntools.cli import opening
+from bntools.cli import images, opening, processes
 from bntools.cli import options as o
 from bntools.cli.facts import Failure, Loading
 from bntools.cli.render import sink
 from bntools.errors import PromiseError, UsageError
 
-_DATA, _STATISTICS = "The data", "The statistics"
+_DATA, _STATISTICS, _RUN = "The data", "The statistics", "The run"
 
 
 def recalibrate(
@@ -23,7 +24,7 @@ def recalibrate(
         str,
         typer.Option(
             metavar="DATA",
-            help="A .npy, .npz, .safetensors or .pt file, or package.module:factory.",
+            help="A folder of images, a .npy, .npz, .safetensors or .pt file, or package.module:factory.",
             rich_help_panel=_DATA,
             envvar="BNTOOLS_DATA",
             show_default=False,
@@ -37,15 +38,28 @@ def recalibrate(
     trust: o.Trust = None,
     unsafe: o.Unsafe = False,
     batch_size: Annotated[
-        int, typer.Option(help="Of a file.", min=1, rich_help_panel=_DATA, envvar="BNTOOLS_BATCH_SIZE")
+        int,
+        typer.Option(
+            help="Of a file or a folder.", min=1, rich_help_panel=_DATA, envvar="BNTOOLS_BATCH_SIZE"
+        ),
     ] = 32,
     max_samples: Annotated[
-        int, typer.Option(help="Where to stop.", min=1, rich_help_panel=_DATA, envvar="BNTOOLS_MAX_SAMPLES")
+        int,
+        typer.Option(help="How many to read.", min=1, rich_help_panel=_DATA, envvar="BNTOOLS_MAX_SAMPLES"),
     ] = 8192,
     skip_bad: Annotated[
         bool,
-        typer.Option("--skip-bad", help="Leave out batches with NaN or infinity.", rich_help_panel=_DATA),
+        typer.Option(
+            "--skip-bad",
+            help="Leave out images that cannot be read, and what holds NaN or infinity.",
+            rich_help_panel=_DATA,
+        ),
     ] = False,
+    resize: images.Resize = None,
+    crop: images.Crop = None,
+    mean: images.Mean = None,
+    std: images.Std = None,
+    workers: images.Workers = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -93,11 +107,32 @@ def recalibrate(
             rich_help_panel=_STATISTICS,
         ),
     ] = False,
+    device: Annotated[
+        str,
+        typer.Option(help="Where to run, such as cuda.", rich_help_panel=_RUN, envvar="BNTOOLS_DEVICE"),
+    ] = "cpu",
+    autocast: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TYPE",
+            help="Run in this type, such as bfloat16.",
+            rich_help_panel=_RUN,
+            envvar="BNTOOLS_AUTOCAST",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also draw the drift, into a .png, .svg or .pdf.",
+            rich_help_panel="Output",
+        ),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Fail if a BatchNorm keeps its statistics.", envvar="BNTOOLS_STRICT"),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the drift, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the drift, write no model.")] = False,
     force: o.Force = False,
     format: o.OutputFormat = o.Format.text,
     as_json: o.Json = False,
@@ -110,57 +145,92 @@ def recalibrate(
     They depend neither on the size of the batches nor on their order.
     Afterwards the drift of each layer is printed, in units of its own spread.
     """
-    with sink("recalibrate", opening.form(context), quiet, verbose, traceback) as out:
+    own = processes.share()
+    with (
+        sink("recalibrate", opening.form(context), quiet, verbose, traceback, silent=own.rank > 0) as out,
+        processes.together(own),
+    ):
         opening.check_file(model)
         size = _size(virtual_batch)
+        asked = images.asked(context, data)
+        if plot is not None:
+            from bntools.report.plot import check_plot, plot_drift
+
+            check_plot(plot, force=force)
         from bntools.cli import drift as show
         from bntools.cli import text
         from bntools.cli.files import check_output, write
+        from bntools.cli.placing import autocast_of, placed
         from bntools.core.data import open_data
         from bntools.verbs.recalibrate import recalibrate as recalibrate_model
 
         out.step("loading")
+        kind = autocast_of(autocast)
         found = opening.load(context, model)
         loading = Loading(model, found.what, found.unsafe)
         target = check_output(found, output, "recalibrated", force=force or dry_run, programs=False)
         rows = min(batch_size, size) if isinstance(size, int) else batch_size
-        surgery = recalibrate_model(
-            found.model,
-            open_data(data, found.model, rows),
-            virtual_batch=size,
-            only=only or "*",
-            max_samples=max_samples,
-            prior=prior,
-            method="ema" if moving_average else "exact",
-            stop=not no_stop,
-            skip=skip_bad,
-            include_frozen=include_frozen,
-            memory=None if memory is None else memory * 10**6,
-            inplace=True,
-            progress=lambda done: out.step(f"recalibrating: {done}"),
+        source = open_data(
+            data, found.model, rows, max_samples=max_samples, skip=skip_bad, share=own, **asked
         )
+        if source.preparation is not None:
+            out.note(f"images: {source.preparation}")
+        mine = source.samples
+        total = None if mine is None else mine * own.size
+        with placed(found.model, device):
+            surgery = recalibrate_model(
+                found.model,
+                source,
+                virtual_batch=size,
+                only=only or "*",
+                max_samples=None if source.samples is not None else max_samples,
+                prior=prior,
+                method="ema" if moving_average else "exact",
+                stop=not no_stop,
+                skip=skip_bad,
+                include_frozen=include_frozen,
+                memory=None if memory is None else memory * 10**6,
+                autocast=kind,
+                inplace=True,
+                progress=lambda step, done: out.advance(
+                    step, done, total if step == "recalibrating" else mine
+                ),
+            )
         plan, drift = surgery.plan, surgery.report
         failure = None
         if strict and plan.refusals:
             why = f"{len(plan.refusals)} of {len(plan.sites)} BatchNorms keep their statistics"
             failure = Failure(why, "nothing was written", PromiseError.exit_code)
         written = None
-        if failure is None and not dry_run and plan.edits:
+        if failure is None and not dry_run and plan.edits and own.rank == 0:
             out.step("writing")
             made = write(found, surgery, target, force=force)
             written, failure = (None, made) if isinstance(made, Failure) else (made, None)
+        drawn = plot if failure is None and own.rank == 0 else None
+        if drawn is not None:
+            plot_drift(drift, drawn, force=force)
 
         def screen(console: Console) -> None:
             text.heading(console, loading, "")
-            show.drifted(console, plan, drift)
+            show.drifted(console, plan, drift, source.left_out)
             text.output(console, written)
+            if drawn is not None:
+                text.line(console, "plot", str(drawn))
 
         out.result(
-            {"model": loading, "dry_run": dry_run, "plan": plan, "drift": drift, "output": written},
+            {
+                "model": loading,
+                "dry_run": dry_run,
+                "plan": plan,
+                "drift": drift,
+                "left_out": source.left_out,
+                "output": written,
+                "plot": drawn,
+            },
             {
                 o.Format.text: screen,
-                o.Format.github: lambda c: show.github(c, plan, drift),
-                o.Format.markdown: lambda c: show.markdown(c, loading, plan, drift, written),
+                o.Format.github: lambda c: show.github(c, plan, drift, source.left_out),
+                o.Format.markdown: lambda c: show.markdown(c, loading, plan, drift, source.left_out, written),
             },
             failure,
         )

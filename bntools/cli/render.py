@@ -25,6 +25,8 @@ from bntools.errors import BntoolsError, CaptureError, UsageError
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from bntools.cli.bars import Bars
+
 SCHEMA = 1
 
 
@@ -43,18 +45,21 @@ class Sink:
         form: how the result is written.
         quiet: leave out the talk.
         verbose: also pass on what the libraries say.
+        silent: leave out all but errors that nobody else tells, since another process speaks for this one.
     """
 
-    def __init__(self, verb: str, form: Format, *, quiet: bool, verbose: bool) -> None:
-        self.verb, self.form, self.quiet, self.verbose = verb, form, quiet, verbose
-        self._stdout = sys.stdout  # kept, since the libraries get another one
+    def __init__(self, verb: str, form: Format, *, quiet: bool, verbose: bool, silent: bool = False) -> None:
+        self.verb, self.form, self.quiet, self.verbose = verb, form, quiet or silent, verbose and not silent
+        self._silent = silent
+        self._stdout: Any = io.StringIO() if silent else sys.stdout  # kept: the libraries get another one
         if isinstance(self._stdout, io.TextIOWrapper):  # a name that stdout cannot spell is no error
             self._stdout.reconfigure(errors="backslashreplace")
         self.out = _Console(file=self._stdout, highlight=False, soft_wrap=True, emoji=False)
         self.talk = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         # Rich takes FORCE_COLOR for a terminal; a line that moves would fill a log.
-        self._moving = sys.stderr.isatty() and not self.talk.is_dumb_terminal and not quiet
+        self._moving = sys.stderr.isatty() and not self.talk.is_dumb_terminal and not self.quiet
         self._status: Status | None = None
+        self._bars: Bars | None = None
         self._answered = False
 
     def step(self, name: str) -> None:
@@ -62,15 +67,28 @@ class Sink:
         if not self._moving:
             return
         if self._status is None:
+            self.settle()
             self._status = self.talk.status(name)
             self._status.start()
         self._status.update(name)
 
+    def advance(self, name: str, done: float, total: float | None) -> None:
+        """How far a long step is: a bar with the rate and the time left, on a terminal only."""
+        if not self._moving:
+            return
+        if self._bars is None:
+            from bntools.cli.bars import Bars
+
+            self.settle()
+            self._bars = Bars(self.talk)
+        self._bars.advance(name, done, total)
+
     def settle(self) -> None:
-        """Take the moving line away."""
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
+        """Take what moves away."""
+        for moving in (self._status, self._bars):
+            if moving is not None:
+                moving.stop()
+        self._status = self._bars = None
 
     def note(self, text: str) -> None:
         """Something that the reader should know, and that is no part of the result."""
@@ -104,15 +122,18 @@ class Sink:
                 screens[self.form](self.out)
                 self._annotate(failure)
         if failure is not None:
-            say(failure)
+            if not self._silent:
+                say(failure)
             raise typer.Exit(failure.exit_code)
 
-    def failed(self, failure: Failure, report: Any = None) -> None:
+    def failed(self, failure: Failure, error: BaseException) -> None:
         """One or two lines on stderr, and for programs also an object or an annotation on stdout."""
         self.settle()
+        if self._silent and getattr(error, "rank", None) is not None:
+            return
         with self._writing():
             if self.form is Format.json:
-                self._object({"error": failure, "report": report})
+                self._object({"error": failure, "report": getattr(error, "report", None)})
             self._annotate(failure)
         say(failure)
 
@@ -154,9 +175,11 @@ def _hush(stream: Any) -> None:
 
 
 @contextmanager
-def sink(verb: str, form: Format, quiet: bool, verbose: bool, show_traceback: bool) -> Iterator[Sink]:
+def sink(
+    verb: str, form: Format, quiet: bool, verbose: bool, show_traceback: bool, silent: bool = False
+) -> Iterator[Sink]:
     """Run a command inside this: errors become their exit codes, and the libraries keep quiet."""
-    it = Sink(verb, form, quiet=quiet, verbose=verbose)
+    it = Sink(verb, form, quiet=quiet, verbose=verbose, silent=silent)
     chatter = io.StringIO()
     try:
         with warnings.catch_warnings(record=True) as caught, redirect_stdout(chatter):
@@ -170,13 +193,13 @@ def sink(verb: str, form: Format, quiet: bool, verbose: bool, show_traceback: bo
                 ) from stop
     except (typer.Exit, typer.Abort):
         raise
-    except KeyboardInterrupt:
-        it.failed(Failure("interrupted", "no file was left half-written", 130))
+    except KeyboardInterrupt as error:
+        it.failed(Failure("interrupted", "no file was left half-written", 130), error)
         raise typer.Exit(130) from None
     except Exception as error:
         failure = failure_of(error)
         try:
-            it.failed(failure, getattr(error, "report", None))
+            it.failed(failure, error)
         except UsageError as unwritten:
             say(failure_of(unwritten))
         if show_traceback:

@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bntools.core.capture import first_line
 from bntools.core.example import Example
 from bntools.core.inputs import argument_names, as_model, type_and_device
 from bntools.core.leaves import tensors_of
-from bntools.errors import UsageError
+from bntools.errors import BntoolsError, UsageError
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on a batch."""
@@ -59,7 +60,7 @@ class Batches:
         """The batches; the last one is cut where it would go over.
 
         Raises:
-            UsageError: if a batch holds no tensor, or NaN or infinity.
+            UsageError: if a batch holds no tensor, or NaN or infinity, or the data fails to give one.
         """
         dtype, device = type_and_device(self.model)
         whole = [self.data] if isinstance(self.data, Tensor | Mapping | Example) else self.data
@@ -68,7 +69,7 @@ class Batches:
                 f"data: expected an iterable of batches, got {type(whole).__name__}",
                 todo="give a DataLoader or a list of tensors",
             )
-        for number, content in enumerate(whole):
+        for number, content in _numbered(whole):
             if self.max_samples is not None and self.samples >= self.max_samples:
                 return
             samples = _samples(content)
@@ -91,6 +92,21 @@ class Batches:
             if samples:
                 self.samples += samples
                 yield Batch(number, samples, _map(content, lambda t: as_model(t, dtype, device)))
+
+
+def _numbered(data: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    number = 0
+    try:
+        for number, content in enumerate(data):
+            yield number, content
+            number += 1
+    except (BntoolsError, GeneratorExit):
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise UsageError(
+            f"data: giving batch {number} failed with {what}", todo="repair what makes the batches"
+        ) from error
 
 
 def cut(content: Any, samples: int, left: int) -> Any:
@@ -124,7 +140,12 @@ def _samples(content: Any) -> int | None:
 
 
 def _finite(content: Any) -> bool:
-    return all(bool(t.isfinite().all()) for t in tensors_of(content) if t.is_floating_point())
+    return all(_is_finite(tensor) for tensor in tensors_of(content) if tensor.is_floating_point())
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # A sum is read off in a fraction of the time; it can overflow, and only then each value is looked at.
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _map(content: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -8,7 +8,7 @@ would have a pool of OpenMP workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ import torch
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor, nn
 
+from bntools.core.ranks import Ranks
 from bntools.errors import CaptureError
 
 
@@ -35,7 +36,9 @@ class Stop:
 
 
 Meet = Callable[[Stop, Sequence[tuple[int, Tensor]]], None]
-"""Told of a stop, and the number of each forward that stands there with what it brings."""
+"""Told of a stop, and the number of each forward that stands there with what it brings: nobody, if only in
+other processes somebody does."""
+_Step = tuple[Stop | None, Stop]
 
 
 class Lockstep:
@@ -48,10 +51,11 @@ class Lockstep:
     Args:
         norms: the BatchNorms to stop at, by their path.
         meet: called at each stop; what it writes into the BatchNorm's statistics normalises all that wait.
+        ranks: the processes whose forwards meet: all come to the same stops in the same order.
     """
 
-    def __init__(self, norms: Mapping[str, nn.Module], meet: Meet) -> None:
-        self._norms, self._meet = norms, meet
+    def __init__(self, norms: Mapping[str, nn.Module], meet: Meet, ranks: Ranks) -> None:
+        self._norms, self._meet, self._ranks = norms, meet, ranks
         self._order: list[Stop] = []
         self._rank = {path: at for at, path in enumerate(norms)}
 
@@ -76,12 +80,11 @@ class Lockstep:
         runners = [_Runner(number, forward) for number, forward in enumerate(forwards)]
         try:
             waiting: dict[Stop, list[_Runner]] = {}
-            self._wait(waiting, runners)
-            while waiting:
-                stop = min(waiting, key=self._order.index)
-                there = waiting.pop(stop)
+            steps = self._wait(waiting, runners)
+            while stop := self._first(waiting, steps):
+                there = waiting.pop(stop, [])
                 self._meet(stop, [(runner.number, runner.brings) for runner in there])
-                self._wait(waiting, there)
+                steps = self._wait(waiting, there)
         finally:
             for runner in runners:
                 with suppress(Exception):  # what led here is the error to show
@@ -90,16 +93,33 @@ class Lockstep:
                 hook.remove()
         return [runner.result for runner in runners]
 
-    def _wait(self, waiting: dict[Stop, list[_Runner]], runners: Sequence[_Runner]) -> None:
-        """Let each run up to its next stop."""
+    def _wait(self, waiting: dict[Stop, list[_Runner]], runners: Sequence[_Runner]) -> list[_Step]:
+        """Let each run up to its next stop; returns which new stop came behind which."""
+        steps: dict[Stop, _Step] = {}
         for runner in runners:
             before = runner.stop
             if runner.go_on():
                 assert runner.stop is not None
-                self._learn(before, runner.stop)
+                if runner.stop not in self._order:
+                    steps.setdefault(runner.stop, (before, runner.stop))
                 waiting.setdefault(runner.stop, []).append(runner)
         for there in waiting.values():
             there.sort(key=lambda runner: runner.number)
+        return [*steps.values()]
+
+    def _first(self, waiting: Iterable[Stop], steps: Iterable[_Step]) -> Stop | None:
+        """The stop that comes first of those where somebody waits, in any process; None if nobody does."""
+        said = self._ranks.talk(([*waiting], steps))
+        for _, learned in said:
+            for step in learned:
+                self._learn(*step)
+        stops = {stop for theirs, _ in said for stop in theirs}
+        return min(stops, key=self._order.index, default=None)
+
+    def learn(self, order: Sequence[Stop]) -> None:
+        """Take over the order of the stops of one forward, as somebody else has found it."""
+        for before, stop in zip((None, *order), order, strict=False):
+            self._learn(before, stop)
 
     def _learn(self, before: Stop | None, stop: Stop) -> None:
         if stop in self._order:

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bntools.core.batches import Batch, Forward, cut
 from bntools.core.capture import first_line
 from bntools.core.inputs import type_and_device
 from bntools.core.leaves import tensors_of
-from bntools.core.lockstep import Lockstep
+from bntools.core.lockstep import Lockstep, Stop
 from bntools.core.memory import Meter, free
+from bntools.core.ranks import Ranks
 from bntools.core.running import Running
 from bntools.errors import BntoolsError, CaptureError, UsageError
 
 CONVERGED = 0.01, 0.02
 """The standard errors, of μ in units of σ and of log σ², below which more data is not asked for."""
+_MORE = 1.1
+"""By how much the data has to grow until it is looked at again whether it is enough."""
 _FEW = 4
 """How many samples show the memory that a forward takes, and the gap."""
+
+
+Progress = Callable[[str, float], None]
+"""Told what is being done, and of how many samples that is done: a share of those in lock-step counts."""
 
 
 @dataclass(slots=True)
@@ -33,13 +40,13 @@ class Rounds:
     Args:
         model: in eval.
         running: meets the forwards.
-        lockstep: lets them wait for one another.
         forward: runs the model on a batch.
         autocast: the type to run it in, None for its own.
         progress: told how far it is.
 
     Attributes:
-        samples, batches, groups: how much has been run.
+        lockstep: lets them wait for one another.
+        samples, batches, groups: how much has been run, in all processes.
         virtual_batch: the largest number of samples in a group.
         memory: the bytes that it was chosen for, if it was.
         converged: whether more data would change nothing.
@@ -48,10 +55,10 @@ class Rounds:
 
     model: nn.Module
     running: Running
-    lockstep: Lockstep
     forward: Forward
     autocast: torch.dtype | None
-    progress: Callable[[str], None]
+    progress: Progress
+    lockstep: Lockstep = field(init=False)
     samples: int = 0
     batches: int = 0
     groups: int = 0
@@ -59,6 +66,12 @@ class Rounds:
     memory: int | None = None
     converged: bool = False
     probe: tuple[Batch, Any, Any] | None = None
+    _stops: int = 0
+    _checked: int = 0
+    _waiting: int = 0
+
+    def __post_init__(self) -> None:
+        self.lockstep = Lockstep(self.running.norms, self._meet, self.running.ranks)
 
     def run(
         self,
@@ -71,7 +84,7 @@ class Rounds:
 
         Args:
             batches: to run.
-            virtual_batch: how many samples a group holds at most; a batch is never split.
+            virtual_batch: how many samples a group holds at most, in all processes; a batch is never split.
             stop: whether to stop when the standard errors are small.
             memory: how many bytes ``"auto"`` may take, None for half of what is free.
 
@@ -79,51 +92,96 @@ class Rounds:
             UsageError: if there are no batches, or what the model makes of one is not finite.
             CaptureError: if the model does not run on one.
         """
+        talk = self.running.ranks.talk
         waiting = iter(batches)
         first = next(waiting, None)
-        if first is None:
+        if not any(talk(first is not None)):
             raise UsageError("data: expected batches, there is none", todo="look at what the data gives")
-        few = min(first.samples, _FEW)
-        probe = Batch(first.number, few, cut(first.content, first.samples, few))
-        with self.running.rehearsal(), Meter() as meter:
-            (before,) = self._forwards([probe])
-        most = self._size(probe, meter.peak, virtual_batch, memory)
-        for group in _groups(first, waiting, most):
-            with self.running.group(group):
-                (result, *_) = self._forwards(group)
-            self.probe = self.probe or (probe, before, cut(result, first.samples, few))
+        most, order = self._rehearse(first, virtual_batch, memory) if first else (0.0, ())
+        for each in talk(order):
+            self.lockstep.learn(each)
+        groups = self._groups(first, waiting, most) if first else iter(())
+        while any(talk((group := next(groups, None)) is not None)):
+            if self.converged:
+                break
+            said = talk((sum(batch.samples for batch in group or ()), len(group or ())))
+            samples = sum(samples for samples, _ in said)
+            self._stops, self._waiting = 0, samples
+            with self.running.group(group or ()):
+                results = self._forwards(group or ())
+            if self.probe is not None and self.probe[2] is None:
+                few, before, _ = self.probe
+                assert first is not None
+                self.probe = few, before, cut(results[0], first.samples, few.samples)
             self.groups += 1
-            self.batches += len(group)
-            samples = sum(batch.samples for batch in group)
+            self.batches += sum(batches for _, batches in said)
             self.samples += samples
             self.virtual_batch = max(self.virtual_batch, samples)
-            self.progress(f"{self.samples} samples")
-            if stop and self.groups > 1 and self._is_enough():
-                self.converged = True
-                break
+            self.progress("recalibrating", self.samples)
+            self.converged = stop and self.groups > 1 and talk(self._is_enough())[0]
+        else:
+            self.converged = False  # whether more would change something, nobody knows: there is none
+
+    def _meet(self, stop: Stop, there: Sequence[tuple[int, Tensor]]) -> None:
+        self.running.meet(stop, there)
+        self._stops += 1
+        share = min(self._stops / len(self.lockstep.order), 1.0)
+        self.progress("recalibrating", self.samples + self._waiting * share)
+
+    def _rehearse(self, first: Batch, asked: int | str, memory: int | None) -> tuple[float, tuple[Stop, ...]]:
+        """Run a few samples as the model is: for how many fit into the memory, and the order of the stops."""
+        few = min(first.samples, _FEW)
+        probe = Batch(first.number, few, cut(first.content, first.samples, few))
+        alone = Lockstep(self.running.norms, lambda stop, there: None, Ranks())
+        with Meter() as meter, self._casting():
+            (before,) = alone.run([partial(self._run, probe, True)])
+        self.probe = probe, before, None
+        return self._size(probe, meter.peak, asked, memory), alone.order
+
+    def _groups(self, first: Batch, others: Iterator[Batch], most: float) -> Iterator[list[Batch]]:
+        """Batches that are to be in lock-step, read when they are asked for."""
+        group, samples, read = [first], first.samples, first.samples
+        for batch in others:
+            if samples + batch.samples > most:
+                yield group
+                group, samples = [], 0
+            group.append(batch)
+            samples += batch.samples
+            read += batch.samples
+            self.progress("reading", read)
+        yield group
 
     def gap(self) -> tuple[float | None, float | None]:
         """How far the outputs are from those in lock-step: with the old statistics, and with those now."""
-        if self.probe is None:
-            return None, None
-        batch, before, trained = self.probe
-        with self._casting():
-            after = self._run(batch, True)
-        return _apart(before, trained), _apart(after, trained)
+        gaps: tuple[float | None, float | None] = None, None
+        if self.probe is not None:
+            batch, before, trained = self.probe
+            with self._casting():
+                after = self._run(batch, True)
+            gaps = _apart(before, trained), _apart(after, trained)
+        said = self.running.ranks.talk(gaps)
+        old, new = zip(*said, strict=True)
+        return max(_known(old), default=None), max(_known(new), default=None)
 
     def _size(self, probe: Batch, peak: int, asked: int | str, memory: int | None) -> float:
         if asked == "all":
             return float("inf")
         if asked == "single":
             return 0
+        ranks = self.running.ranks
         if asked != "auto":
-            return int(asked)
+            return int(asked) / ranks.size
         tensors = list(tensors_of(probe.content))
-        self.memory = free(tensors[0].device) if memory is None else memory
+        device = tensors[0].device
+        there = free(device) // (ranks.neighbours if device.type == "cpu" else 1)
+        self.memory = there if memory is None else memory
         size = peak + sum(tensor.nbytes for tensor in tensors)
         return self.memory * probe.samples / max(size, 1)
 
     def _is_enough(self) -> bool:
+        if self.samples < self._checked * _MORE:
+            return False
+        self._checked = self.samples
         errors = self.running.errors().values()
         return all(mean < CONVERGED[0] and var < CONVERGED[1] for mean, var in errors)
 
@@ -150,15 +208,8 @@ class Rounds:
         return result if keep else None
 
 
-def _groups(first: Batch, others: Iterator[Batch], most: float) -> Iterator[list[Batch]]:
-    group, samples = [first], first.samples
-    for batch in others:
-        if samples + batch.samples > most:
-            yield group
-            group, samples = [], 0
-        group.append(batch)
-        samples += batch.samples
-    yield group
+def _known(gaps: Iterable[float | None]) -> list[float]:
+    return [gap for gap in gaps if gap is not None]
 
 
 def _apart(one: Any, two: Any) -> float | None:

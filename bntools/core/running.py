@@ -15,6 +15,7 @@ from bntools.core.batches import Batch
 from bntools.core.lockstep import Stop
 from bntools.core.moments import Moments, merged, moments_of
 from bntools.core.names import own_tensor
+from bntools.core.ranks import Ranks
 from bntools.errors import UsageError
 
 _PLAIN = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
@@ -47,6 +48,7 @@ class Running:
 
     Args:
         norms: by their path.
+        ranks: the processes whose forwards are met together.
         prior: as how many samples the old statistics count.
         ema: collect an exponential moving average, with the momentum of each, instead of the whole.
 
@@ -56,17 +58,18 @@ class Running:
         calls: in how many calls of a forward each was met.
     """
 
-    def __init__(self, norms: Mapping[str, nn.Module], prior: float = 0.0, *, ema: bool = False) -> None:
-        self._norms, self._prior, self._ema = norms, prior, ema
-        self.old = {path: statistics_of(norm) for path, norm in norms.items()}
+    def __init__(
+        self, norms: Mapping[str, nn.Module], ranks: Ranks, prior: float = 0.0, *, ema: bool = False
+    ) -> None:
+        self.norms, self.ranks, self._prior, self._ema = norms, ranks, prior, ema
+        self.old = _of_the_first({path: statistics_of(norm) for path, norm in norms.items()}, ranks)
         self.unfit: dict[str, str] = {}
         self._fit: set[str] = set()
-        self._rehearsing = False
-        self._halves: tuple[dict[str, Moments], dict[str, Moments]] = ({}, {})
+        self._halves: tuple[dict[str, list[Moments]], ...] = (defaultdict(list), defaultdict(list))
         self._moving: dict[str, tuple[int, Statistics]] = {}
         self._group: Sequence[Batch] = ()
         self._per_sample: dict[str, float] = {}
-        self._sound: list[tuple[str, int, Tensor]] = []
+        self._sound: list[tuple[str, list[int], Tensor]] = []
         self.calls: dict[str, int] = defaultdict(int)
 
     @contextmanager
@@ -78,8 +81,9 @@ class Running:
         """
         self._group = batches
         yield
-        sound = torch.stack([each for _, _, each in self._sound]).tolist() if self._sound else []
-        for (path, number, _), is_sound in zip(self._sound, sound, strict=True):
+        sound = torch.cat([each for _, _, each in self._sound]).tolist() if self._sound else []
+        seen = [(path, number) for path, numbers, _ in self._sound for number in numbers]
+        for (path, number), is_sound in zip(seen, sound, strict=True):
             if not is_sound:
                 raise UsageError(
                     f"batch {number}: what reaches {path} holds NaN or infinity",
@@ -87,36 +91,44 @@ class Running:
                 )
         self._sound.clear()
 
-    @contextmanager
-    def rehearsal(self) -> Iterator[None]:
-        """Inside this, forwards are let pass."""
-        self._rehearsing = True
-        try:
-            yield
-        finally:
-            self._rehearsing = False
-
     def meet(self, stop: Stop, there: Sequence[tuple[int, Tensor]]) -> None:
-        """Normalise all that stand at a stop by the moments of all of them."""
-        path, norm = stop.path, self._norms[stop.path]
-        if self._rehearsing or not self._is_fit(path, there[0][1]):
+        """Normalise all that stand at a stop, in any process, by the moments of all of them."""
+        path, norm = stop.path, self.norms[stop.path]
+        if path in self.unfit:
+            return
+        why = self._why_unfit(path, there[0][1]) if there else ""
+        now = self._halves_of(path, there) if there and not why else {}
+        said = self.ranks.talk((why, sum(self._group[number].samples for number, _ in there), now))
+        if unfit := [why for why, _, _ in said if why]:
+            self.unfit[path] = unfit[0]
             return
         self.calls[path] = max(self.calls[path], stop.call)
         parts = []
-        for number, x in there:
-            part, batch = moments_of(x), self._group[number]
-            # Looked at when all are done, since on a GPU each look waits for all that came before.
-            self._sound.append((path, batch.number, (part.mean.isfinite() & part.m2.isfinite()).all()))
-            half = self._halves[batch.number % 2]
-            half[path] = merged([half[path], part]) if path in half else part
-            parts.append(part)
+        for parity, half in enumerate(self._halves):
+            if theirs := [now[parity] for _, _, now in said if parity in now]:
+                parts.append(merged(theirs).to(self.old[path].mean.device))
+                half[path].append(parts[-1])
         whole = merged(parts)
-        self._per_sample[path] = whole.n / sum(self._group[number].samples for number, _ in there)
+        self._per_sample[path] = whole.n / sum(samples for _, samples, _ in said)
         if self._ema:
             self._move(path, norm, whole)
         else:
             whole = self._with_prior(path, whole)
         write(norm, whole.mean, whole.var)
+
+    def _halves_of(self, path: str, there: Sequence[tuple[int, Tensor]]) -> dict[int, Moments]:
+        """The moments of those with even and with odd numbers."""
+        batches, xs = [self._group[number] for number, _ in there], [x for _, x in there]
+        parts = [moments_of(x) for x in xs]
+        halves = _halves(batches, parts, self.ranks.rank)
+        if xs[0].dtype == torch.float32 and not xs[0].is_cuda and any(h.is_far for h in halves.values()):
+            parts = [moments_of(x.double()) for x in xs]
+            halves = _halves(batches, parts, self.ranks.rank)
+        # Looked at when all are done, since on a GPU each look waits for all that came before.
+        sound = torch.cat([(part.mean + part.m2).reshape(part.rows, -1) for part in parts]).isfinite().all(1)
+        numbers = [b.number for b, part in zip(batches, parts, strict=True) for _ in range(part.rows)]
+        self._sound.append((path, numbers, sound))
+        return {parity: half.to(self.ranks.desk(half.mean.device)) for parity, half in halves.items()}
 
     def _with_prior(self, path: str, whole: Moments) -> Moments:
         """The moments with those of the old statistics, as if so many samples had been seen before."""
@@ -137,17 +149,14 @@ class Running:
         )
         self._moving[path] = count + 1, moved
 
-    def _is_fit(self, path: str, x: Tensor) -> bool:
-        """Whether a BatchNorm normalises what it is given by its running statistics."""
-        if path in self.unfit:
-            return False
-        norm = self._norms[path]
-        if path not in self._fit:
-            if why := _unfit(norm, x):
-                self.unfit[path] = why
-                return False
+    def _why_unfit(self, path: str, x: Tensor) -> str:
+        """Why a BatchNorm does not normalise what it is given by its running statistics; empty if it does."""
+        if path in self._fit:
+            return ""
+        why = _unfit(self.norms[path], x)
+        if not why:
             self._fit.add(path)
-        return True
+        return why
 
     def found(self) -> dict[str, Statistics]:
         """The new statistics of each that was reached.
@@ -158,8 +167,8 @@ class Running:
         if self._ema:
             return {path: moved for path, (_, moved) in self._moving.items()}
         new = {}
-        for path in self._norms:
-            parts = [half[path] for half in self._halves if path in half]
+        for path in (path for path in self.norms if path not in self.unfit):
+            parts = [part for half in self._halves for part in half.get(path, ())]
             if not parts:
                 continue
             whole = self._with_prior(path, merged(parts))
@@ -173,7 +182,7 @@ class Running:
         errors = {}
         one, two = self._halves
         for path in one.keys() & two.keys():
-            a, b = one[path], two[path]
+            a, b = merged(one[path]), merged(two[path])
             if min(a.n, b.n) > 1:
                 sigma = merged([a, b]).var.sqrt().clamp_min(1e-30)
                 mean = ((a.mean - b.mean).abs() / 2 / sigma).max()
@@ -182,11 +191,33 @@ class Running:
         return errors
 
 
+def _halves(batches: Sequence[Batch], parts: Sequence[Moments], rank: int) -> dict[int, Moments]:
+    """The moments of those with even and with odd numbers, as far as there are any.
+
+    Each process counts its own from 0: even there is odd in the next.
+    """
+    halves: dict[int, list[Moments]] = defaultdict(list)
+    for batch, part in zip(batches, parts, strict=True):
+        halves[(batch.number + rank) % 2].append(part)
+    return {parity: merged(each) for parity, each in halves.items()}
+
+
 def write(norm: nn.Module, mean: Tensor, var: Tensor) -> None:
     """Put statistics into the buffers of a BatchNorm, in place: others may hold them too."""
     with torch.no_grad():
         own_tensor(norm, "running_mean").copy_(mean)  # type: ignore[union-attr]
         own_tensor(norm, "running_var").copy_(var)  # type: ignore[union-attr]
+
+
+def _of_the_first(old: Mapping[str, Statistics], ranks: Ranks) -> dict[str, Statistics]:
+    """Of the first process: each has its own after training, and would else find something else."""
+    if ranks.size == 1:
+        return dict(old)
+    first = ranks.talk({path: (each.mean.cpu(), each.var.cpu()) for path, each in old.items()})[0]
+    return {
+        path: Statistics(*(tensor.to(old[path].mean.device) for tensor in pair))
+        for path, pair in first.items()
+    }
 
 
 def _one_value(path: str) -> str:
@@ -205,7 +236,8 @@ def _unfit(norm: nn.Module, x: Tensor) -> str:
         return ""
     kind = type(norm).__name__
     shape = (1, -1, *(1,) * (x.ndim - 2))
-    mean, var = moments_of(x).mean, moments_of(x).var + 100.0  # beside which ε is nothing
+    found = merged([moments_of(x)])
+    mean, var = found.mean, found.var + 100.0  # beside which ε is nothing
     offset = torch.linspace(-1, 1, len(mean), device=x.device, dtype=torch.float64)
     try:
         write(norm, mean, var)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bntools.core.batches import Batches, Forward, call
 from bntools.core.capture import check_eager, fingerprint
 from bntools.core.drift import Drift, drift_of
 from bntools.core.exact import copied
 from bntools.core.graft import graft_
-from bntools.core.lockstep import Lockstep
 from bntools.core.names import own_tensor
 from bntools.core.plan import Edit, Plan, Promise, Refusal
+from bntools.core.ranks import joined
 from bntools.core.reasons import Reason
-from bntools.core.rounds import Rounds
+from bntools.core.rounds import Progress, Rounds
 from bntools.core.running import Running, Statistics, write
 from bntools.core.select import Selected, select
 from bntools.core.sites import site_of
@@ -41,8 +42,9 @@ def recalibrate(
     include_frozen: bool = False,
     memory: int | None = None,
     autocast: torch.dtype | None = None,
+    distributed: bool = True,
     inplace: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Progress = lambda step, samples: None,
 ) -> Surgery[Drift]:
     """Give every BatchNorm the statistics of the activations that inference will see.
 
@@ -55,9 +57,9 @@ def recalibrate(
         model: an eager module; left alone unless *inplace*. Its mode does not matter, and stays.
         data: an iterable of batches: tensors, tuples or lists (the first is the input), or dicts. They go to
             the model's device, and floating ones to its type.
-        virtual_batch: how many samples are in lock-step. ``"all"`` is exact. A number bounds the memory:
-            groups of that many are each in lock-step, and pooled. ``"auto"`` is as many as half of the free
-            memory holds, by a measured forward.
+        virtual_batch: how many samples, of all processes, are in lock-step. ``"all"`` is exact. A number
+            bounds the memory: groups of that many are each in lock-step, and pooled. ``"auto"`` is as many as
+            half of the free memory holds, by a measured forward.
         forward: called with the model and a batch, for batches of any other form.
         only: patterns of paths; one with ``!`` in front leaves out.
         max_samples: where to stop reading; None for all.
@@ -70,8 +72,10 @@ def recalibrate(
         include_frozen: also BatchNorms that training would leave alone.
         memory: how many bytes ``"auto"`` may take.
         autocast: the type to run the forwards in, as `torch.autocast` does.
+        distributed: if torch.distributed is in use, all processes have to call this, each with its own part
+            of the data, and get what one with all of it would get. False to work alone.
         inplace: change *model* itself; its buffers are written in place.
-        progress: told what is done.
+        progress: told what is being done, and of how many samples that is done.
 
     Returns:
         the model, the plan with every BatchNorm in ``edits`` or ``refusals``, and the drift of each layer.
@@ -79,6 +83,7 @@ def recalibrate(
     Raises:
         UsageError: if an argument is wrong, the data is empty, or a batch holds NaN; *model* is as it was.
         CaptureError: if the model does not run on a batch; *model* is as it was.
+        BntoolsError: what has ended another process; *model* is as it was.
 
     Source:
         Wu and Johnson, Rethinking "Batch" in BatchNorm (2021), on why statistics want recomputing.
@@ -89,15 +94,20 @@ def recalibrate(
         >>> surgery.model[0].running_mean.item(), surgery.model[0].running_var.item()
         (3.0, 4.0)
     """
-    check_eager(model)
-    _check(virtual_batch, max_samples, prior, method, memory)
-    with torch.inference_mode(False):  # what is made in that mode can never be trained
-        target = model if inplace else copied(model)
+    # What is made in inference mode can never be trained.
+    with joined(distributed) as ranks, torch.inference_mode(False):
+        check_eager(model)
+        _check(virtual_batch, max_samples, prior, method, memory)
+        inner = model.module if isinstance(model, DistributedDataParallel) else model
+        target = inner if inplace else copied(inner)
         selected = select(target, only, include_frozen=include_frozen)
-        batches = Batches(data, target, max_samples, skip)
-        running = Running(selected.norms, prior, ema=method == "ema")
-        lockstep = Lockstep(selected.norms, running.meet)
-        rounds = Rounds(target, running, lockstep, forward or call, autocast, progress)
+        ranks.agree("the model", f"{type(target).__name__} {fingerprint(target)[:8]}")
+        ranks.agree("the BatchNorms", [*selected.norms])
+        ranks.agree("its weights", f"{_sum(target):.6g}")
+        ranks.agree("the options", [virtual_batch, prior, method, stop])
+        batches = Batches(data, target, ranks.share(max_samples), skip)
+        running = Running(selected.norms, ranks, prior, ema=method == "ema")
+        rounds = Rounds(target, running, forward or call, autocast, progress)
         with untouched(target):
             target.eval()
             rounds.run(batches, "single" if method == "ema" else virtual_batch, stop, memory)
@@ -105,22 +115,30 @@ def recalibrate(
             for path, found in new.items():
                 write(selected.norms[path], found.mean, found.var)
             gaps = rounds.gap()
-        order = tuple(dict.fromkeys(each.path for each in lockstep.order))
-        layers = drift_of(running.old, new, order, running.calls, running.errors())
+        order = tuple(dict.fromkeys(each.path for each in rounds.lockstep.order))
         report = Drift(
-            layers,
+            drift_of(running.old, new, order, running.calls, running.errors()),
             rounds.samples,
             rounds.batches,
             rounds.groups,
             rounds.virtual_batch,
             rounds.memory,
-            tuple(batches.skipped),
+            tuple(number for skipped in ranks.talk(batches.skipped) for number in skipped),
             rounds.converged,
             *gaps,
+            processes=ranks.size,
         )
         plan = _plan(target, selected, running, order, new)
-        graft_(target, plan, _tensors(selected.norms, plan, new, rounds.batches, add=method == "ema"))
-        return Surgery(target, plan, report)
+        tensors = _tensors(selected.norms, plan, new, rounds.batches, add=method == "ema")
+        ranks.close()
+        graft_(target, plan, tensors)
+        return Surgery(model if inplace else target, plan, report)
+
+
+def _sum(model: nn.Module) -> float:
+    """A number that tells other weights; of the parameters, since statistics are each process's own."""
+    sums = [parameter.detach().double().sum().cpu() for parameter in model.parameters()]
+    return float(sum(sums, torch.zeros(())))
 
 
 def _check(

@@ -141,3 +141,19 @@ def test_a_name_that_stdout_cannot_spell(saved: Saved, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     assert main(["inspect", str(saved(name="modèle.pt")), *ON]) == 0
     assert rb"mod\xe8le.pt" in raw.getvalue()
+
+
+def test_long_work_has_bars_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream, shown in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("COLUMNS", "120")
+        sink = Sink("recalibrate", Format.text, quiet=False, verbose=False)
+        sink.step("loading")
+        sink.advance("reading", 64, 256)
+        sink.advance("recalibrating", 32.5, 256)
+        sink.advance("guessing", 3, None)
+        sink.settle()
+        said = stream.getvalue()
+        for text in ("64 of 256 samples", "recalibrating", "3 samples", "left"):
+            assert (text in said) is shown
