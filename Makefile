@@ -42,12 +42,14 @@ PEERS := .venv-peers
 $(PEERS)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
-	$(PEERS)/bin/pip install --quiet --constraint constraints.txt aimet-torch==2.42.0 torchao==0.18.0
+	$(PEERS)/bin/pip install --quiet --constraint constraints.txt aimet-torch==2.42.0 torchao==0.18.0 \
+		fvcore==0.1.5.post20221221
 	@touch $@
 
 peers: $(PEERS)/ready
 	$(PEERS)/bin/python -m tests.peers
 	$(PEERS)/bin/python -m tests.peers --table
+	$(PEERS)/bin/python -m tests.peers.statistics
 
 deep: $(READY)
 	BNTOOLS_GRAPHS=50000 $(BIN)/pytest tests/laws/test_limit.py --numprocesses auto
@@ -59,7 +61,8 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.latency_in_onnx
 	$(BIN)/python -m tests.bench.simplify
 	$(BIN)/python -m tests.bench.padding
-	$(BIN)/python -m tests.bench.recalibrate
+	$(BIN)/python -m tests.bench.recalibrate_time
+	$(BIN)/python -m tests.bench.recalibrate_scale
 
 clean:
 	rm -rf .venv $(PEERS) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

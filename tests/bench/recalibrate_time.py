@@ -1,6 +1,6 @@
 """What `recalibrate` costs beside a plain pass in eval and torch's own ``update_bn``.
 
-``python -m tests.bench.recalibrate [NAME …]``; all of them in turn over the same data.
+``python -m tests.bench.recalibrate_time [NAME …]``; all of them in turn over the same data.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tests.zoo import build
 
 MODELS = ("torchvision:resnet18", "torchvision:resnet50", "torchvision:mobilenet_v3_large")
 SIZES = (8, 32)
-SAMPLES = 128
-SIDE = 96
-TURNS = 5
+SAMPLES = 256
+SIDE = 160
+TURNS = 3
 
 
 def row(name: str, size: int) -> str:
