@@ -65,8 +65,9 @@ def trained() -> tuple[nn.Module, Tensor]:
     from training import digits, fit
 
     images, _, labels, _ = digits()
-    model = ResidualNet()
+    model, threads = ResidualNet(), torch.get_num_threads()
     fit(model, images[:512], labels[:512], epochs=2)
+    torch.set_num_threads(threads)  # which it has set to its own
     return model, 1 - images[:64]
 
 
