@@ -16,6 +16,8 @@ _FAR = 30.0
 """From how many σ on a mean is large beside it."""
 _LARGE_MAP = 64
 """From how many values on a map is large."""
+_PIECE = 16 << 20
+"""How many bytes are looked at at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Moments:
 
     Args:
         n: how many in a channel; no whole number where old ones count for some.
-        mean: μ, float64, shape (C,); or of each of R samples apart, shape (R, C), each with n of its own.
+        mean: μ, shape (C,); or of each of R samples apart, shape (R, C), each with n of its own.
         m2: the sum of their squared distances from it, like *mean*.
 
     Example:
@@ -74,12 +76,21 @@ def moments_of(x: Tensor) -> Moments:
     x = x.float() if x.dtype in _SHORT else x
     # Batch norm's operator adds value by value there; group norm's takes whole vectors, a sample at a time.
     if x.device.type == "cpu" and x.is_contiguous() and (size := x[0, 0].numel()) >= _LARGE_MAP:
-        samples, channels = x.shape[:2]
-        _, mean, rstd = torch.native_group_norm(x, None, None, samples, channels, size, channels, 0.0)
-        return Moments(size, mean.double(), size / rstd.double().square())
+        # Piece by piece, since it also makes what it normalises, and memory beyond 32 MB is new each time.
+        pieces = [_by_map(piece) for piece in x.split(max(_PIECE // x[0].nbytes, 1))]
+        mean, m2 = (torch.cat(each) for each in zip(*pieces, strict=True)) if len(pieces) > 1 else pieces[0]
+        return Moments(size, mean, m2)
     mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
     n = x.numel() // max(x.shape[1], 1)
-    return Moments(n, mean.double(), var.double() * n)
+    return Moments(n, mean, var.mul_(n))
+
+
+def _by_map(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the m2 of each map, shape (N, C)."""
+    samples, channels = x.shape[:2]
+    size = x[0, 0].numel()
+    _, mean, rstd = torch.native_group_norm(x, None, None, samples, channels, size, channels, 0.0)
+    return mean, rstd.square_().reciprocal_().mul_(size)
 
 
 def merged(parts: Sequence[Moments]) -> Moments:
@@ -90,10 +101,8 @@ def merged(parts: Sequence[Moments]) -> Moments:
     Args:
         parts: at least one, each with at least one value.
     """
-    if len(parts) == 1 and parts[0].mean.ndim == 1:
-        return parts[0]
-    means = torch.cat([part.mean.reshape(-1, part.mean.shape[-1]) for part in parts])
-    m2s = torch.cat([part.m2.reshape(-1, part.m2.shape[-1]) for part in parts])
+    means = torch.cat([part.mean.reshape(-1, part.mean.shape[-1]) for part in parts]).double()
+    m2s = torch.cat([part.m2.reshape(-1, part.m2.shape[-1]) for part in parts]).double()
     n = sum(part.n * part.rows for part in parts)
     counts: float | Tensor = parts[0].n
     if any(part.n != counts for part in parts):
