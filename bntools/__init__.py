@@ -21,6 +21,7 @@ __all__ = [
     "Drift",
     "Edit",
     "Example",
+    "Freezing",
     "Observation",
     "Plan",
     "PlanError",
@@ -40,6 +41,7 @@ __all__ = [
     "find_folds",
     "fold",
     "fold_tensors",
+    "freeze",
     "graft_",
     "inspect",
     "load",
@@ -47,6 +49,7 @@ __all__ = [
     "recalibrate",
     "replay",
     "save",
+    "unfreeze",
     "verify",
 ]
 
@@ -58,6 +61,7 @@ _HOMES = {
     "bntools.core.drift": ["Drift"],
     "bntools.core.example": ["Example"],
     "bntools.core.find": ["find_folds"],
+    "bntools.core.freezing": ["Freezing"],
     "bntools.core.graft": ["graft_"],
     "bntools.core.plan": ["Edit", "Plan", "Promise", "Refusal", "Site"],
     "bntools.core.reasons": ["Reason"],
@@ -76,6 +80,7 @@ _HOMES = {
         "UsageError",
     ],
     "bntools.verbs.fold": ["fold"],
+    "bntools.verbs.freeze": ["freeze", "unfreeze"],
     "bntools.verbs.inspect": ["Census", "inspect"],
     "bntools.verbs.load": ["load"],
     "bntools.verbs.recalibrate": ["recalibrate"],
@@ -89,6 +94,7 @@ if TYPE_CHECKING:
     from bntools.core.drift import Drift
     from bntools.core.example import Example
     from bntools.core.find import find_folds
+    from bntools.core.freezing import Freezing
     from bntools.core.graft import graft_
     from bntools.core.observe import Observation, observe
     from bntools.core.plan import Edit, Plan, Promise, Refusal, Site
@@ -107,6 +113,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from bntools.verbs.fold import fold
+    from bntools.verbs.freeze import freeze, unfreeze
     from bntools.verbs.inspect import Census, inspect
     from bntools.verbs.load import load
     from bntools.verbs.recalibrate import recalibrate

@@ -13,8 +13,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.algebra import fold_bias, fold_weight, shift_of
 from bntools.core.exact import exact_copy
+from bntools.core.host import Host
 from bntools.core.numbers import Take
-from bntools.core.plan import Host, Plan, Reduction
+from bntools.core.plan import Plan, Reduction
 from bntools.core.untouched import untouched
 from bntools.errors import PlanError
 

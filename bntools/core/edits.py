@@ -12,10 +12,11 @@ import numpy as np
 from bntools.core.calls import Call, Value
 from bntools.core.flow import Flow, Taker
 from bntools.core.forest import Array, components
+from bntools.core.host import Host
 from bntools.core.lanes import GROUND
 from bntools.core.maps import Norm
 from bntools.core.numbers import Maps, Seen, Take
-from bntools.core.plan import Edit, Host, Op, Reduction, Side
+from bntools.core.plan import Edit, Op, Reduction, Side
 from bntools.core.reduce import Reducible, draw_reductions
 from bntools.core.settle import Solution
 from bntools.core.sites import BatchNorm

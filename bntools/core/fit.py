@@ -12,11 +12,13 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.capture import fingerprint
+from bntools.core.host import Host
 from bntools.core.names import own_tensor
-from bntools.core.plan import REDUCED, Edit, Host, Part, Plan, Reduction
+from bntools.core.plan import REDUCED, Edit, Part, Plan, Reduction, Switch
 from bntools.core.records import plain
 from bntools.core.untouched import untouched
 from bntools.errors import PlanError
+from bntools.norms.frozen import frozen
 from bntools.norms.padded import PADDED
 
 _CLASSES = {name: len(args) for name, args in ACTIVATIONS.values()}
@@ -48,6 +50,11 @@ def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> No
                 f"plan: {plain(change.site.name)}: {plain(problem, 300)}", todo="fold the model again"
             )
 
+    for switch in plan.switches:
+        for problem in _problems_of_switch(model, switch):
+            raise PlanError(
+                f"plan: {plain(switch.path)}: {plain(problem, 300)}", todo="freeze the model again"
+            )
     for key in plan.statistics:
         for problem in _problems_of_statistics(model, key, tensors[key]):
             raise PlanError(f"plan: {plain(key)}: {plain(problem, 300)}", todo="recalibrate the model again")
@@ -63,6 +70,14 @@ def _problems_of_statistics(model: nn.Module, key: str, new: Tensor) -> Iterator
         yield f"it is {list(old.shape)} {old.dtype}, not {list(new.shape)} {new.dtype}"
     elif not bool(new.isfinite().all()):
         yield "it is not finite in its type"
+
+
+def _problems_of_switch(model: nn.Module, switch: Switch) -> Iterator[str]:
+    module = registered(model, switch.path)
+    if module is None or own_tensor(module, "running_mean") is None:
+        yield "the model has no such BatchNorm"
+    elif "train" in vars(module) and frozen(module) is None:
+        yield "its train is its own"
 
 
 def _problems_of_reduction(reduction: Reduction, tensors: Mapping[str, Tensor]) -> Iterator[str]:

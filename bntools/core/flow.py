@@ -17,8 +17,8 @@ import numpy as np
 from bntools.core.calls import Call, Stored, Value
 from bntools.core.forest import Array, components
 from bntools.core.graph import BlockedError, Graph
+from bntools.core.host import Host
 from bntools.core.lanes import GROUND, Lane, aligned, distinct, ground, is_ground
-from bntools.core.plan import Host
 
 
 class Pin(IntFlag):

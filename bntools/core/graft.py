@@ -15,17 +15,20 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.compute import get_tensor
 from bntools.core.fit import check_fit, made, registered
+from bntools.core.host import Host
 from bntools.core.operator import Operator
-from bntools.core.plan import REDUCED, Edit, Host, Part, Plan, Reduction
+from bntools.core.plan import REDUCED, Edit, Part, Plan, Reduction, Switch
 from bntools.core.records import plain
 from bntools.core.untouched import restore
 from bntools.errors import PlanError
 from bntools.norms.channelwise import ChannelAffine
+from bntools.norms.frozen import affine_of, freeze_, frozen, unfreeze_
 from bntools.norms.padded import pad_with_
 
 
 def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-    """Put *tensors* into the hosts and take the BatchNorms out, or give those other statistics, by a plan.
+    """Put *tensors* into the hosts and take the BatchNorms out, or give those other statistics, or freeze
+    them.
 
     First everything is checked, then everything is done; on any exception in between, Ctrl-C included, the
     model is as it was. New parameters keep ``requires_grad``, dtype and device of those that they replace, a
@@ -53,6 +56,8 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
         for change in plan.changes:
             _replace(model, change, tensors)
         _refill(model, {key: tensors[key] for key in plan.statistics})
+        for switch in plan.switches:
+            _switch(model.get_submodule(switch.path), switch)
     except BaseException:
         undo()
         raise
@@ -66,6 +71,13 @@ def _refill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             statistic = get_tensor(model, key)
             assert statistic is not None
             statistic.copy_(new)
+
+
+def _switch(module: nn.Module, switch: Switch) -> None:
+    if switch.freeze:
+        freeze_(module, stats=switch.stats, affine=switch.affine)
+    else:
+        unfreeze_(module)
 
 
 def bypass_(model: nn.Module, plan: Plan) -> None:
@@ -204,12 +216,16 @@ def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
     paths = {key.rpartition(".")[0] for h in plan.hosts for key in (*h.weight, *h.bias, *h.keys)}
     paths |= {path.rpartition(".")[0] for change in plan.changes for path in change.removes}
     paths |= {host.path for host in plan.hosts if host.bake}
+    paths |= {switch.path for switch in plan.switches}
     kept: list[tuple[nn.Module, type, dict[str, Any], list[tuple[dict[Any, Any], dict[Any, Any]]]]] = []
     for module in {id(m): m for m in map(model.get_submodule, sorted(paths))}.values():
         # The dicts stay the ones that they are: the handle of a hook holds on to its own.
         inner = [(v, v.copy()) for v in vars(module).values() if type(v) in (dict, OrderedDict)]
         kept.append((module, type(module), vars(module).copy(), inner))
 
+    switched = [model.get_submodule(switch.path) for switch in plan.switches]
+    trained = [(p, p.requires_grad, p.grad) for module in switched for p in affine_of(module).values()]
+    held = [(vars(how), vars(how).copy()) for how in map(frozen, switched) if how is not None]
     statistics = {key: get_tensor(model, key).detach().clone() for key in plan.statistics}  # type: ignore[union-attr]
 
     def undo() -> None:
@@ -219,5 +235,10 @@ def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
                 module.__class__ = kind
             for now, before in ((vars(module), state), *inner):
                 restore(now, before)
+        for now, before in held:
+            restore(now, before)
+        for parameter, grad, gradient in trained:
+            parameter.requires_grad_(grad)
+            parameter.grad = gradient
 
     return undo

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bntools.core.affine import HostCall
 from bntools.core.calls import Call, Stored, Value
 from bntools.core.graph import BlockedError, Graph, where
-from bntools.core.plan import Host
+from bntools.core.host import Host
 from bntools.core.reasons import Reason
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
 
+from bntools.core.host import Host
 from bntools.core.numbers import Maps
 from bntools.core.reasons import REMEDIES, Reason
 from bntools.core.records import plain, record
 from bntools.errors import PlanError
 
-VERSION = 3
+VERSION = 4
 
 REDUCED = "affine"
 """What the layer is called in front of what its module does besides."""
@@ -90,55 +91,9 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
-    """A layer that takes maps in.
-
-    Args:
-        path: the module's path.
-        op: the operator, such as ``conv2d``.
-        layout: where the weight keeps its output channels, see `bntools.core.algebra.fold_weight`.
-        groups: of a transposed convolution, else 1.
-        weight: the keys under which the weight stands; several if it is tied, none if it has yet to be made.
-        bias: likewise; none if the layer has no bias yet.
-        new_weight, new_bias: the key to make one under where there is none.
-        bake: the parametrised tensor of the module to make plain first, or empty.
-        call: which call of the host it is, so that a host called twice takes its maps once.
-        rows: the sites whose maps it takes in on its output channels.
-        columns: the sites whose maps it takes in on its input channels.
-        pad: the key of what it pads with from now on, for each input channel; empty if it pads as it did.
-    """
-
-    path: str
-    op: str
-    layout: str
-    groups: int = 1
-    weight: tuple[str, ...] = ()
-    bias: tuple[str, ...] = ()
-    new_weight: str = ""
-    new_bias: str = ""
-    bake: str = ""
-    call: int = 0
-    rows: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    pad: str = ""
-
-    @property
-    def weight_key(self) -> str:
-        return self.weight[0] if self.weight else self.new_weight
-
-    @property
-    def bias_key(self) -> str:
-        return self.bias[0] if self.bias else self.new_bias
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Of its tensors that change or are made: a weight always, the others where there are any."""
-        return (self.weight_key, *filter(None, (self.bias_key, self.pad)))
-
-
-@dataclass(frozen=True, slots=True)
 class Edit:
-    """A site that goes; in a plan whose promise is ``moved``, one with other statistics.
+    """A site that goes; in a plan whose promise is ``moved``, one with other statistics; in one with
+    switches, one that is frozen or no longer is.
 
     Args:
         site: the call.
@@ -203,6 +158,23 @@ class Reduction:
 
 
 @dataclass(frozen=True, slots=True)
+class Switch:
+    """A module that is frozen, or no longer is.
+
+    Args:
+        path: of the module.
+        freeze: whether it is to be frozen; else it becomes what it was.
+        stats: whether its running statistics are.
+        affine: whether its γ and β are.
+    """
+
+    path: str
+    freeze: bool = True
+    stats: bool = True
+    affine: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A site that stays, and why.
 
@@ -236,6 +208,7 @@ class Plan:
         hosts: the layers whose tensors change.
         notes: what the reader should know about how it was made.
         promise: what holds after the edits.
+        switches: what is frozen, or no longer is; a plan with any takes nothing out.
         maps: the numbers behind it; None in a plan that comes from a file.
     """
 
@@ -247,12 +220,13 @@ class Plan:
     notes: tuple[str, ...] = ()
     promise: Promise = Promise.SAME
     reductions: tuple[Reduction, ...] = ()
+    switches: tuple[Switch, ...] = ()
     maps: Maps | None = field(default=None, compare=False, repr=False)
 
     @property
     def changes(self) -> tuple[Edit | Reduction, ...]:
         """The sites whose module goes or is replaced, in order of execution."""
-        gone = () if self.promise is Promise.MOVED else self.edits
+        gone = () if self.promise is Promise.MOVED or self.switches else self.edits
         return tuple(sorted((*gone, *self.reductions), key=lambda change: change.site.at or 0))
 
     @property

@@ -14,12 +14,13 @@ from bntools.core.compute import fold_tensors
 from bntools.core.exact import copied, exact_copy
 from bntools.core.example import Example
 from bntools.core.graft import bypass_, graft_
+from bntools.core.host import Host
 from bntools.core.merge import can_merge, merge_, without_
 from bntools.core.names import tensors_of
 from bntools.core.numbers import Seen
 from bntools.core.observe import difference, observe, types_of
 from bntools.core.operator import Operator
-from bntools.core.plan import Edit, Host, Plan, Refusal, Side
+from bntools.core.plan import Edit, Plan, Refusal, Side
 from bntools.core.planning import plan_of
 from bntools.core.program import atomised, exported
 from bntools.core.proof import Change, prove

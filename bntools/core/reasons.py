@@ -37,6 +37,8 @@ class Reason(StrEnum):
     SIBLING = "sibling"
     FROZEN = "frozen"
     NOT_SELECTED = "not-selected"
+    TIED = "tied"
+    NOT_FROZEN = "not-frozen"
 
 
 _PROGRAM = ", or fold the captured program: -o model.pt2"
@@ -70,4 +72,6 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.SIBLING: "fold the captured program: -o model.pt2, or level='program'",
     Reason.FROZEN: "give include_frozen=True to change it all the same",
     Reason.NOT_SELECTED: "leave out only=, or name it there",
+    Reason.TIED: "choose that layer as well, or freeze the statistics only: affine=False",
+    Reason.NOT_FROZEN: "there is nothing to undo",
 }

@@ -15,6 +15,7 @@ from bntools.core.facts import facts_of
 from bntools.core.names import modules_of, own_tensor
 from bntools.core.reasons import Reason
 from bntools.errors import UsageError
+from bntools.norms.frozen import frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ def _matches(path: str, pattern: str) -> bool:
 
 def _frozen(module: nn.Module, model: nn.Module) -> str:
     """Why its statistics would stay as they are in training; empty if they would not."""
+    if (how := frozen(module)) is not None and how.stats:
+        return "it was frozen"
     if model.training and not module.training:
         return "it is in eval mode in a model that is in training mode"
     if getattr(module, "momentum", None) == 0:

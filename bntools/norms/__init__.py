@@ -1,6 +1,7 @@
 """Layers that bntools leaves in a model: plain modules, so that what holds them can be saved and trained."""
 
 from bntools.norms.channelwise import ChannelAffine
+from bntools.norms.frozen import Frozen
 from bntools.norms.padded import PaddedConv1d, PaddedConv2d, PaddedConv3d
 
-__all__ = ["ChannelAffine", "PaddedConv1d", "PaddedConv2d", "PaddedConv3d"]
+__all__ = ["ChannelAffine", "Frozen", "PaddedConv1d", "PaddedConv2d", "PaddedConv3d"]

@@ -1,0 +1,144 @@
+"""What can be frozen, which layers come first, and what an optimizer would do to what is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bntools.core.capture import capture
+from bntools.core.example import Example
+from bntools.core.moments import merged, moments_of
+from bntools.core.names import modules_of, own_tensor, tensors_of
+from bntools.core.sites import find_sites
+from bntools.core.untouched import untouched
+from bntools.errors import UsageError
+from bntools.norms.frozen import affine_of, freeze_, frozen
+
+_SHAPES = ((4,), (4, 3), (4, 3, 3), (4, 3, 3, 3))
+"""Of samples and space: what inputs are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Freezing:
+    """What a freeze has done.
+
+    Args:
+        statistics: the paths of the modules whose statistics are frozen now.
+        parameters: the keys of the parameters that are frozen now.
+        held: of those, the ones that the optimizer still holds: without a gradient it leaves them alone.
+        decayed: of those, the ones with weight decay: they would move if somebody gave them a gradient of
+            zeros, as ``zero_grad(set_to_none=False)`` before the freeze does.
+    """
+
+    statistics: tuple[str, ...]
+    parameters: tuple[str, ...]
+    held: tuple[str, ...] = ()
+    decayed: tuple[str, ...] = ()
+
+
+def freezing_of(model: nn.Module, optimizer: Optimizer | None) -> Freezing:
+    """What is frozen in a model, and what an optimizer holds of it."""
+    statistics: list[str] = []
+    parameters: list[str] = []
+    first = {id(module): (path, module) for path, module in reversed([*modules_of(model)])}
+    for path, module in reversed(first.values()):
+        how = frozen(module)
+        if how is not None:
+            statistics += [path] * how.stats
+            parameters += [f"{path}.{name}" if path else name for name in how.grads]
+    groups = optimizer.param_groups if optimizer is not None else ()
+    decay = {id(p): group.get("weight_decay", 0) for group in groups for p in group["params"]}
+    tensors = dict(tensors_of(model))
+    held = [key for key in parameters if id(tensors[key]) in decay]
+    decayed = [key for key in held if decay[id(tensors[key])]]
+    return Freezing(tuple(statistics), tuple(parameters), tuple(held), tuple(decayed))
+
+
+def resists(module: nn.Module) -> str:
+    """Why a module cannot be frozen by its mode; empty if it can. It is tried out, and left as it was.
+
+    In eval it must normalise by its running statistics; once frozen and told to train, it must return the
+    same, bit for bit, and leave its statistics alone.
+    """
+    kind = type(module).__name__
+    if "train" in vars(module) and frozen(module) is None:
+        return "its train is its own"
+    mean, var = own_tensor(module, "running_mean"), own_tensor(module, "running_var")
+    assert mean is not None
+    assert var is not None
+    with untouched(module):
+        for shape in _SHAPES:
+            x = torch.randn(shape[0], len(mean), *shape[1:]).to(mean) * 3 + 7
+            try:
+                told = module.train(False).forward(x)
+                before = mean.clone(), var.clone()
+                freeze_(module, affine=False)
+                module.train()
+                for child in module.children():
+                    child.eval()
+                again = module.forward(x)
+            except Exception:  # an input of that shape is not for it
+                continue
+            if not isinstance(told, Tensor) or not isinstance(again, Tensor):
+                return f"{kind} returns something else than one tensor"
+            if not torch.equal(told, again) or not (
+                torch.equal(mean, before[0]) and torch.equal(var, before[1])
+            ):
+                return f"{kind} goes by the batch in either mode"
+            return "" if _goes_by(module, mean, x, told) else f"{kind} goes by the batch in either mode"
+    return f"{kind} does not run by itself"
+
+
+def _goes_by(module: nn.Module, mean: Tensor, x: Tensor, told: Tensor) -> bool:
+    """Whether what a module returns changes with its running mean."""
+    mean.add_(merged([moments_of(x)]).var.sqrt().to(mean) + 1)
+    return not torch.equal(module.forward(x), told)
+
+
+def ties(model: nn.Module, chosen: Mapping[str, nn.Module]) -> Iterator[tuple[str, str]]:
+    """Of the modules that are chosen, those whose γ or β a layer that is not has too: both paths."""
+    ours = {id(module) for module in chosen.values()}
+    others = {
+        id(parameter): path
+        for path, module in modules_of(model)
+        if id(module) not in ours
+        for parameter in module._parameters.values()
+        if parameter is not None
+    }
+    for path, module in chosen.items():
+        for parameter in affine_of(module).values():
+            if id(parameter) in others:
+                yield path, others[id(parameter)]
+                break
+
+
+def early(model: nn.Module, example: Example, first: int | None, until: str | None) -> frozenset[str]:
+    """The paths of the BatchNorms that come first in the order of execution.
+
+    Args:
+        model: run once, in its own mode; it is as it was afterwards.
+        example: what to run it on.
+        first: how many of them; None for all.
+        until: the path of the module with which they end; None for the last.
+
+    Raises:
+        UsageError: if no module of that path is called.
+        CaptureError: if the model does not run on the example.
+    """
+    seen = capture(model, example)
+    ends = [call.end for call in seen.modules if call.path == until]
+    if until is not None and not ends:
+        raise UsageError(
+            f"until: {until!r} is not called", todo="write the path of a module that a forward reaches"
+        )
+    sites, _ = find_sites(seen)
+    order = [
+        site.site.module
+        for site in sites
+        if site.site.module is not None and (until is None or (site.site.at or 0) < max(ends))
+    ]
+    return frozenset([*dict.fromkeys(order)][:first])
