@@ -18,6 +18,7 @@ __all__ = [
     "Capture",
     "CaptureError",
     "Census",
+    "Change",
     "Drift",
     "Edit",
     "Example",
@@ -49,6 +50,7 @@ __all__ = [
     "recalibrate",
     "replay",
     "save",
+    "swap",
     "unfreeze",
     "verify",
 ]
@@ -57,6 +59,7 @@ __all__ = [
 _HOMES = {
     "bntools.core.calls": ["Capture"],
     "bntools.core.capture": ["capture"],
+    "bntools.core.change": ["Change"],
     "bntools.core.compute": ["fold_tensors"],
     "bntools.core.drift": ["Drift"],
     "bntools.core.example": ["Example"],
@@ -84,12 +87,14 @@ _HOMES = {
     "bntools.verbs.inspect": ["Census", "inspect"],
     "bntools.verbs.load": ["load"],
     "bntools.verbs.recalibrate": ["recalibrate"],
+    "bntools.verbs.swap": ["swap"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
     from bntools.core.calls import Capture
     from bntools.core.capture import capture
+    from bntools.core.change import Change
     from bntools.core.compute import fold_tensors
     from bntools.core.drift import Drift
     from bntools.core.example import Example
@@ -117,6 +122,7 @@ if TYPE_CHECKING:
     from bntools.verbs.inspect import Census, inspect
     from bntools.verbs.load import load
     from bntools.verbs.recalibrate import recalibrate
+    from bntools.verbs.swap import swap
 
 
 def __getattr__(name: str) -> object:

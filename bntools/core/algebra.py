@@ -41,6 +41,41 @@ def affine_of(
     return scale, shift if beta is None else beta + shift
 
 
+def group_affine(
+    gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor, eps: float, groups: int
+) -> tuple[Tensor, Tensor]:
+    """The γ' and β' of a GroupNorm that stands for a BatchNorm, from the running statistics alone.
+
+    If the values of each channel are as the statistics say, then in a group g they have the mean
+    ``M = mean_g μ_c`` and the variance ``S² = mean_g(σ_c² + μ_c²) − M²``, and
+
+        ``γ' = γ·√(S² + ε)/√(σ² + ε)``, ``β' = β + γ·(M − μ)/√(σ² + ε)``
+
+    make of ``(x − M)/√(S² + ε)`` what the BatchNorm makes of x. What it leaves out is how samples differ.
+
+    Args:
+        gamma, beta: shape (C,); None for 1 and 0.
+        mean, var: running statistics μ and σ², shape (C,).
+        eps: ε, of both norms.
+        groups: how many groups of C/groups channels.
+
+    Returns:
+        γ' and β', shape (C,).
+
+    Example:
+        >>> mean, var = torch.tensor([0.0, 4.0]), torch.tensor([1.0, 1.0])
+        >>> [each.tolist() for each in group_affine(None, None, mean, var, eps=0.0, groups=1)]
+        [[2.2360680103302, 2.2360680103302], [2.0, -2.0]]
+    """
+    scale, shift = affine_of(gamma, beta, mean, var, eps)
+    inside = mean.reshape(groups, -1)
+    # As mean(σ²) + var(μ): the difference of two large squares would have no digits left.
+    spread = var.reshape(groups, -1).mean(1) + inside.var(1, correction=0)
+    each = mean.numel() // groups
+    centre = inside.mean(1).repeat_interleave(each)
+    return scale * (spread + eps).sqrt().repeat_interleave(each), scale * centre + shift
+
+
 def fold_weight(
     weight: Tensor, s: Tensor, t: Tensor, layout: str, groups: int = 1, r: Tensor | None = None
 ) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,9 +12,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.capture import fingerprint
+from bntools.core.changes import NORM, Part, Swap, Switch
 from bntools.core.host import Host
 from bntools.core.names import own_tensor
-from bntools.core.plan import REDUCED, Edit, Part, Plan, Reduction, Switch
+from bntools.core.plan import REDUCED, Edit, Plan, Reduction
 from bntools.core.records import plain
 from bntools.core.untouched import untouched
 from bntools.errors import PlanError
@@ -50,6 +51,11 @@ def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> No
                 f"plan: {plain(change.site.name)}: {plain(problem, 300)}", todo="fold the model again"
             )
 
+    for swap in plan.swaps:
+        for problem in _problems_of_swap(model, swap, tensors):
+            raise PlanError(
+                f"plan: {plain(swap.paths[:1])}: {plain(problem, 300)}", todo="swap the model again"
+            )
     for switch in plan.switches:
         for problem in _problems_of_switch(model, switch):
             raise PlanError(
@@ -70,6 +76,23 @@ def _problems_of_statistics(model: nn.Module, key: str, new: Tensor) -> Iterator
         yield f"it is {list(old.shape)} {old.dtype}, not {list(new.shape)} {new.dtype}"
     elif not bool(new.isfinite().all()):
         yield "it is not finite in its type"
+
+
+def _problems_of_swap(model: nn.Module, swap: Swap, tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    found = [registered(model, path) for path in swap.paths if path]
+    if not found or len(found) < len(swap.paths) or any(each is not found[0] for each in found):
+        yield "the model has no such BatchNorm"
+        return
+    mean = own_tensor(found[0], "running_mean") if found[0] is not None else None
+    if mean is None or mean.numel() != swap.channels:
+        yield f"it has no running statistics of {swap.channels} channels"
+    elif swap.groups < 1 or swap.channels % swap.groups or swap.space not in (1, 2, 3) or not swap.eps >= 0:
+        yield f"{swap.groups} groups, {swap.space} axes and an ε of {swap.eps} make no norm"
+    for key in swap.keys:
+        counts = key.endswith("num_batches_tracked")
+        if tensors[key].shape != (() if counts else (swap.channels,)):
+            yield f"{key} has another shape: {list(tensors[key].shape)}"
+    yield from _problems_of_parts(swap.keeps, found[0], {*vars(nn.Sequential()), *dir(nn.Sequential), NORM})
 
 
 def _problems_of_switch(model: nn.Module, switch: Switch) -> Iterator[str]:
@@ -102,11 +125,16 @@ def _problems(model: nn.Module, edit: Edit | Reduction) -> Iterator[str]:
             yield f"{path or 'the model'} is no BatchNorm"
         elif mean.numel() != edit.site.channels:
             yield f"{path} has {mean.numel()} channels, not {edit.site.channels}"
-        for part in edit.keeps:
-            if not part.op and part.name not in module._modules:
-                yield f"{path} has no child {part.name}"
-    taken = {*vars(nn.Sequential()), *dir(nn.Sequential)}
-    for part in edit.keeps:
+        yield from _problems_of_parts(edit.keeps, module, {*vars(nn.Sequential()), *dir(nn.Sequential)})
+
+
+def _problems_of_parts(parts: Sequence[Part], module: nn.Module | None, taken: set[str]) -> Iterator[str]:
+    """What of the things that a module keeps doing cannot be done; *taken* are names that they cannot
+    have.
+    """
+    for part in parts:
+        if module is not None and not part.op and part.name not in module._modules:
+            yield f"there is no child {part.name}"
         if part.op and not _is_activation(part):
             yield f"{part.op} is no activation that a BatchNorm can leave behind"
         if not part.name or "." in part.name or part.name in taken:

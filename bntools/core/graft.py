@@ -13,17 +13,21 @@ from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from bntools.core.changes import NORM, Part, Swap, Switch
 from bntools.core.compute import get_tensor
 from bntools.core.fit import check_fit, made, registered
 from bntools.core.host import Host
 from bntools.core.operator import Operator
-from bntools.core.plan import REDUCED, Edit, Part, Plan, Reduction, Switch
+from bntools.core.plan import REDUCED, Edit, Plan, Reduction
 from bntools.core.records import plain
+from bntools.core.swapping import norm_of
 from bntools.core.untouched import restore
 from bntools.errors import PlanError
 from bntools.norms.channelwise import ChannelAffine
 from bntools.norms.frozen import affine_of, freeze_, frozen, unfreeze_
 from bntools.norms.padded import pad_with_
+
+_HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 
 
 def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
@@ -56,6 +60,8 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
         for change in plan.changes:
             _replace(model, change, tensors)
         _refill(model, {key: tensors[key] for key in plan.statistics})
+        for swap in plan.swaps:
+            _exchange(model, swap, tensors)
         for switch in plan.switches:
             _switch(model.get_submodule(switch.path), switch)
     except BaseException:
@@ -71,6 +77,26 @@ def _refill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             statistic = get_tensor(model, key)
             assert statistic is not None
             statistic.copy_(new)
+
+
+def _exchange(model: nn.Module, swap: Swap, tensors: Mapping[str, Tensor]) -> None:
+    """Put another norm in the place of a module, under all its paths."""
+    old = registered(model, swap.paths[0])
+    assert old is not None
+    norm = norm_of(swap, old, {key.rpartition(".")[2]: tensors[key] for key in swap.keys})
+    rest: nn.Module = norm
+    if swap.keeps:
+        rest = nn.Sequential(OrderedDict([(NORM, norm)]))
+        for part in swap.keeps:
+            rest.add_module(part.name, made(part) if part.op else old.get_submodule(part.name))
+        rest.training = old.training
+    # The hooks of the module are hooks on what stands there, and their handles go on to work.
+    vars(rest).update({name: value for name, value in vars(old).items() if name.endswith(_HOOKS)})
+    for path in swap.paths:
+        parent, _, name = path.rpartition(".")
+        owner = registered(model, parent)
+        assert owner is not None
+        owner._modules[name] = rest
 
 
 def _switch(module: nn.Module, switch: Switch) -> None:
@@ -217,6 +243,7 @@ def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
     paths |= {path.rpartition(".")[0] for change in plan.changes for path in change.removes}
     paths |= {host.path for host in plan.hosts if host.bake}
     paths |= {switch.path for switch in plan.switches}
+    paths |= {path.rpartition(".")[0] for swap in plan.swaps for path in swap.paths}
     kept: list[tuple[nn.Module, type, dict[str, Any], list[tuple[dict[Any, Any], dict[Any, Any]]]]] = []
     for module in {id(m): m for m in map(model.get_submodule, sorted(paths))}.values():
         # The dicts stay the ones that they are: the handle of a hook holds on to its own.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
 
+from bntools.core.changes import Part, Swap, Switch
 from bntools.core.host import Host
 from bntools.core.numbers import Maps
 from bntools.core.reasons import REMEDIES, Reason
@@ -73,21 +74,6 @@ class Site:
         """The keys of its running statistics and, where it counts them, of its batches."""
         names = ["running_mean", "running_var"] + ["num_batches_tracked"] * (self.batches is not None)
         return tuple(f"{self.module}.{name}" if self.module else name for name in names)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a BatchNorm subclass does behind its normalisation, and keeps doing.
-
-    Args:
-        name: the attribute that holds the child module, or the attribute for a new one.
-        op: empty for a child; else the class in ``torch.nn`` to build.
-        args: the arguments of that class.
-    """
-
-    name: str
-    op: str = ""
-    args: tuple[float | bool | str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,23 +144,6 @@ class Reduction:
 
 
 @dataclass(frozen=True, slots=True)
-class Switch:
-    """A module that is frozen, or no longer is.
-
-    Args:
-        path: of the module.
-        freeze: whether it is to be frozen; else it becomes what it was.
-        stats: whether its running statistics are.
-        affine: whether its γ and β are.
-    """
-
-    path: str
-    freeze: bool = True
-    stats: bool = True
-    affine: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Refusal:
     """A site that stays, and why.
 
@@ -208,6 +177,7 @@ class Plan:
         hosts: the layers whose tensors change.
         notes: what the reader should know about how it was made.
         promise: what holds after the edits.
+        swaps: what another norm takes the place of.
         switches: what is frozen, or no longer is; a plan with any takes nothing out.
         maps: the numbers behind it; None in a plan that comes from a file.
     """
@@ -221,18 +191,21 @@ class Plan:
     promise: Promise = Promise.SAME
     reductions: tuple[Reduction, ...] = ()
     switches: tuple[Switch, ...] = ()
+    swaps: tuple[Swap, ...] = ()
     maps: Maps | None = field(default=None, compare=False, repr=False)
 
     @property
     def changes(self) -> tuple[Edit | Reduction, ...]:
         """The sites whose module goes or is replaced, in order of execution."""
-        gone = () if self.promise is Promise.MOVED or self.switches else self.edits
+        stay = self.promise is Promise.MOVED or self.switches or self.swaps
+        gone = () if stay else self.edits
         return tuple(sorted((*gone, *self.reductions), key=lambda change: change.site.at or 0))
 
     @property
     def keys(self) -> frozenset[str]:
         """Of all tensors that change or are made."""
-        return frozenset(self.statistics).union(*(layer.keys for layer in self.hosts + self.reductions))
+        layers: tuple[Host | Reduction | Swap, ...] = (*self.hosts, *self.reductions, *self.swaps)
+        return frozenset(self.statistics).union(*(layer.keys for layer in layers))
 
     @property
     def statistics(self) -> tuple[str, ...]:

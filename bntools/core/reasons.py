@@ -39,6 +39,9 @@ class Reason(StrEnum):
     NOT_SELECTED = "not-selected"
     TIED = "tied"
     NOT_FROZEN = "not-frozen"
+    ONE_VALUE = "one-value"
+    GROUPS = "groups"
+    ALREADY = "already"
 
 
 _PROGRAM = ", or fold the captured program: -o model.pt2"
@@ -74,4 +77,7 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.NOT_SELECTED: "leave out only=, or name it there",
     Reason.TIED: "choose that layer as well, or freeze the statistics only: affine=False",
     Reason.NOT_FROZEN: "there is nothing to undo",
+    Reason.ONE_VALUE: "choose fewer groups: of one value nothing is left",
+    Reason.GROUPS: "choose a number of groups that divides its channels, or auto",
+    Reason.ALREADY: "there is nothing to do",
 }

@@ -10,7 +10,8 @@ from torch import nn
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.calls import Call, Capture, ModuleCall, ModuleFacts, Stored, Value
-from bntools.core.plan import Part, Plan, Refusal, Site
+from bntools.core.changes import Part
+from bntools.core.plan import Plan, Refusal, Site
 from bntools.core.reasons import Reason
 
 _TRAINING = {"batch_norm": "training", "instance_norm": "use_input_stats"}

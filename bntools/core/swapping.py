@@ -1,0 +1,161 @@
+"""Another norm in the place of a BatchNorm: which, with what numbers, and where there can be none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bntools.core.algebra import group_affine
+from bntools.core.capture import capture
+from bntools.core.changes import Norm, Part, Swap
+from bntools.core.example import Example
+from bntools.core.names import own_tensor
+from bntools.core.reasons import Reason
+from bntools.core.sites import find_sites
+from bntools.errors import CaptureError
+
+_SPACE: Mapping[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+_BATCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_INSTANCE = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+_MOST, _FEWEST = 32, 16
+"""How many groups there are at most, and how many channels are in one at least, if nobody says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Why a module is left as it is."""
+
+    reason: Reason
+    detail: str
+
+
+def groups_for(channels: int) -> int:
+    """The largest number of groups, 32 at most, that divides the channels and leaves 16 of them in each.
+
+    Example:
+        >>> [groups_for(channels) for channels in (8, 24, 64, 96, 512, 1280)]
+        [1, 1, 4, 6, 32, 32]
+    """
+    fits = (g for g in range(_MOST, 1, -1) if channels % g == 0 and channels // g >= _FEWEST)
+    return next(fits, 1)
+
+
+def swap_of(module: nn.Module, paths: tuple[str, ...], norm: Norm, groups: int | None) -> Swap | Left:
+    """What takes the place of a module, or why nothing does.
+
+    Args:
+        module: with running statistics.
+        paths: all of its.
+        norm: what is asked for.
+        groups: of a GroupNorm; None for `groups_for` its channels.
+    """
+    kind = type(module).__name__
+    mean, eps = own_tensor(module, "running_mean"), getattr(module, "eps", None)
+    assert mean is not None
+    channels = len(mean)
+    if not isinstance(eps, float):
+        return Left(Reason.UNRECOGNISED, f"{kind} does not say its ε")
+    if type(module) is (nn.SyncBatchNorm if norm is Norm.SYNC else None):
+        return Left(Reason.ALREADY, f"it is a {kind}")
+    keeps: tuple[Part, ...] = ()
+    space = _SPACE.get(type(module), 0)
+    if norm is Norm.BATCH and space:
+        return Left(Reason.ALREADY, f"it is a {kind}")
+    if not space:
+        found = _alone(module, channels)
+        if isinstance(found, Left):
+            return found
+        space, keeps = found
+    count = {Norm.INSTANCE: channels}.get(norm, groups or groups_for(channels))
+    if norm in (Norm.GROUP, Norm.INSTANCE):
+        if channels % count:
+            return Left(Reason.GROUPS, f"{count} groups do not divide {channels} channels")
+        if space == 1 and count == channels:
+            return Left(Reason.ONE_VALUE, "of an input (N, C) each group would hold one value a sample")
+    tracks = norm in (Norm.BATCH, Norm.SYNC)
+    own = [own_tensor(module, name) is not None for name in ("weight", "bias")]
+    weight, bias = own if tracks else (True, True)
+    momentum = getattr(module, "momentum", 0.1) if tracks else None
+    return Swap(paths, norm, channels, eps, momentum, count if not tracks else 1, space, weight, bias, keeps)
+
+
+def _alone(module: nn.Module, channels: int) -> tuple[int, tuple[Part, ...]] | Left:
+    """How many axes the inputs of a module of another class have, and what it does behind its BatchNorm."""
+    kind, why = type(module).__name__, "it does not run by itself"
+    like = own_tensor(module, "running_mean")
+    assert like is not None
+    mode = module.training
+    module.training = False
+    try:
+        for space in (2, 1, 3):
+            x = torch.randn(4, channels, *(3,) * space).to(like)
+            try:
+                sites, _ = find_sites(capture(module, Example((x,))))
+            except CaptureError:
+                continue
+            if len(sites) != 1 or sites[0].refusal is not None:
+                why = (
+                    sites[0].refusal.detail if len(sites) == 1 and sites[0].refusal else "it is no BatchNorm"
+                )
+                break
+            return space, sites[0].keeps
+    finally:
+        module.training = mode
+    return Left(Reason.SUBCLASS, f"{kind}: {why}")
+
+
+def tensors_of_swap(module: nn.Module, swap: Swap) -> dict[str, Tensor]:
+    """The tensors of the new norm by key, in the types of the old ones."""
+    own = {name: tensor.detach() for name in _NAMES if (tensor := own_tensor(module, name)) is not None}
+    if swap.norm in (Norm.BATCH, Norm.SYNC):
+        count = own.get("num_batches_tracked", torch.tensor(0))
+        return {key: own.get(key.rpartition(".")[2], count).clone() for key in swap.keys}
+    mean, var = own["running_mean"], own["running_var"]
+    gamma, beta = (own[name].double() if name in own else None for name in ("weight", "bias"))
+    made = group_affine(gamma, beta, mean.double(), var.double(), swap.eps, swap.groups)
+    like = own.get("weight", mean)
+    return {key: tensor.to(like) for key, tensor in zip(swap.keys, made, strict=True)}
+
+
+def norm_of(swap: Swap, old: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The new norm, in the mode of the old one and where that is.
+
+    Args:
+        swap: what to make.
+        old: the module whose place it takes; another BatchNorm has the very tensors of it.
+        tensors: by their names in it.
+    """
+    like = own_tensor(old, "running_mean")
+    assert like is not None
+    norm = _empty(swap).to(like.device)
+    for name, tensor in tensors.items():
+        was = own_tensor(old, name)
+        new = was if was is not None and swap.norm in (Norm.BATCH, Norm.SYNC) else tensor.to(like.device)
+        if name in norm._buffers:
+            norm._buffers[name] = new
+            continue
+        # What was no parameter, or none that is trained, becomes none that is trained.
+        trained = isinstance(was, nn.Parameter) and was.requires_grad
+        norm._parameters[name] = new if isinstance(new, nn.Parameter) else nn.Parameter(new, trained)
+    return norm.train(old.training)
+
+
+def _empty(swap: Swap) -> nn.Module:
+    affine = {"affine": swap.weight}
+    if swap.norm is Norm.GROUP:
+        return nn.GroupNorm(swap.groups, swap.channels, swap.eps)
+    if swap.norm is Norm.INSTANCE:
+        return _INSTANCE[swap.space](swap.channels, swap.eps, affine=True)
+    if swap.norm is Norm.SYNC:
+        norm: nn.Module = nn.SyncBatchNorm(swap.channels, swap.eps, swap.momentum, **affine)
+    else:
+        norm = _BATCH[swap.space](swap.channels, swap.eps, swap.momentum, **affine)
+    if not swap.bias:
+        norm.register_parameter("bias", None)
+    assert isinstance(norm, _BatchNorm)
+    return norm
