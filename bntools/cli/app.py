@@ -16,6 +16,7 @@ from bntools.cli.fold import fold
 from bntools.cli.inspect import inspect
 from bntools.cli.recalibrate import recalibrate
 from bntools.cli.replay import replay
+from bntools.cli.swap import swap
 from bntools.errors import UsageError
 
 EXIT_CODES = """\b
@@ -56,7 +57,7 @@ def _all(
     pass
 
 
-for verb in (inspect, fold, recalibrate, replay):
+for verb in (inspect, fold, recalibrate, swap, replay):
     app.command()(verb)
 
 

@@ -1,0 +1,163 @@
+"""``bntools swap``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+import typer
+from rich.console import Console
+
+from bntools.cli import opening
+from bntools.cli import options as o
+from bntools.cli.facts import Failure, Loading
+from bntools.cli.printable import annotation, printable
+from bntools.cli.render import sink
+from bntools.errors import PromiseError, UsageError
+
+if TYPE_CHECKING:  # they import torch
+    from bntools.core.change import Change
+    from bntools.core.plan import Plan
+
+_HEAD = ("layer", "norm", "groups", "difference")
+
+
+def swap(
+    context: typer.Context,
+    model: o.Model,
+    output: o.Out = None,
+    arch: o.Arch = None,
+    arch_kwargs: o.ArchKwargs = None,
+    key: o.Key = None,
+    ema: o.Ema = False,
+    trust: o.Trust = None,
+    unsafe: o.Unsafe = False,
+    input: o.Input = None,
+    inputs: o.Inputs = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="NORM", help="group, layer, instance, frozen, sync or batch.", envvar="BNTOOLS_TO"
+        ),
+    ] = "group",
+    groups: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="How many; auto leaves 16 channels in each, and makes 32 at most.",
+            envvar="BNTOOLS_GROUPS",
+        ),
+    ] = "auto",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN", help="Which BatchNorms, such as 'layer4.*'; '!layer1' leaves out. Repeatable."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if a BatchNorm stays.", envvar="BNTOOLS_STRICT")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
+    force: o.Force = False,
+    format: o.OutputFormat = o.Format.text,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    verbose: o.Verbose = False,
+    traceback: o.Traceback = False,
+) -> None:
+    """Put another norm in the place of each BatchNorm, and keep what was learned.
+
+    Its scale and shift come from the running statistics. The result is another function on purpose:
+    how far it is from the old one is measured and printed.
+    """
+    with sink("swap", opening.form(context), quiet, verbose, traceback) as out:
+        opening.check_file(model)
+        count = _groups(groups)
+        from bntools.cli import reports, text
+        from bntools.cli.files import check_output, write
+        from bntools.verbs.swap import Target
+        from bntools.verbs.swap import swap as swap_model
+
+        out.step("loading")
+        found = opening.load(context, model)
+        loading = Loading(model, found.what, found.unsafe)
+        target = check_output(found, output, "swapped", force=force or dry_run, programs=False)
+        out.step("swapping")
+        surgery = swap_model(
+            found.model,
+            cast(Target, to),
+            groups=count,
+            inputs=opening.example(context, found),
+            only=only or "*",
+            inplace=True,
+        )
+        plan, change = surgery.plan, surgery.report
+        failure = None
+        if strict and plan.refusals:
+            why = f"{len(plan.refusals)} of {len(plan.sites)} BatchNorms stay"
+            failure = Failure(why, "nothing was written", PromiseError.exit_code)
+        written = None
+        if failure is None and not dry_run and plan.edits:
+            out.step("writing")
+            made = write(found, surgery, target, force=force)
+            written, failure = (None, made) if isinstance(made, Failure) else (made, None)
+
+        def screen(console: Console) -> None:
+            text.heading(console, loading, change.inputs)
+            rows = _rows(plan, change)
+            if rows:
+                text.table(console, [_HEAD, *rows], names=2)
+            text.line(console, "swapped", _summary(plan, change))
+            text.stays(console, plan.refusals)
+            text.output(console, written)
+
+        def github(console: Console) -> None:
+            reports.plain(console, annotation("notice", "swap", _summary(plan, change)))
+            for refusal in plan.refusals:
+                why = f"{refusal.site.name}: {text.why_not(refusal)}; {refusal.remedy}"
+                reports.plain(console, annotation("warning", "swap", why))
+
+        def markdown(console: Console) -> None:
+            reports.plain(console, f"**{reports.cell(loading.name)}** ({reports.cell(loading.what)})\n")
+            reports.plain(console, f"{_summary(plan, change)}\n")
+            if written is not None:
+                reports.plain(console, f"Written: {reports.code(written.path)}\n")
+            reports.plain(console, f"| {' | '.join(_HEAD)} |\n|---|---|---:|---:|")
+            for row in _rows(plan, change):
+                reports.plain(console, f"| {reports.code(row[0])} | {' | '.join(row[1:])} |")
+
+        out.result(
+            {"model": loading, "dry_run": dry_run, "plan": plan, "change": change, "output": written},
+            {o.Format.text: screen, o.Format.github: github, o.Format.markdown: markdown},
+            failure,
+        )
+
+
+def _groups(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) == 0:
+        raise UsageError(f"--groups: {text!r} is none", todo="write a number, or auto")
+    return int(text)
+
+
+def _rows(plan: Plan, change: Change) -> list[tuple[str, str, str, str]]:
+    off = dict(change.layers)
+    return [
+        (
+            printable(swap.paths[0]),
+            swap.norm.value,
+            str(swap.groups) if swap.norm.value == "group" else "-",
+            f"{off[swap.paths[0]]:.2e}" if swap.paths[0] in off else "-",
+        )
+        for swap in plan.swaps
+    ]
+
+
+def _summary(plan: Plan, change: Change) -> str:
+    """The result in one sentence; that of a new function is never called equal."""
+    from bntools.cli.text import norms
+
+    told = f"{len(plan.edits)} of {norms(len(plan.sites))}"
+    if change.output is None:
+        return f"{told}; nothing was measured, since no inputs were given and none could be guessed"
+    return f"{told}; the outputs differ by {change.output:.2e} of their size"
