@@ -8,7 +8,7 @@ READY := .venv/ready
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed; recalibrate others'
+	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed; recalibrate and swap others'
 	@echo 'make test    ruff, mypy and the tests'
 	@echo 'make zoo     fold every architecture of tests/zoo.py'
 	@echo 'make peers   fold them with other tools, in an environment of their own'
@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@for example in digits mlp; do PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo $$example $(DEMO)/$$example || exit; done
-	@echo; $(BIN)/python examples/recalibrate.py
+	@for example in recalibrate swap; do echo; $(BIN)/python examples/$$example.py || exit; done
 
 test: $(READY)
 	$(BIN)/ruff check
