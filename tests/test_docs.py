@@ -16,7 +16,10 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
 def test_every_reason_has_a_remedy_and_a_line() -> None:
-    pages = [(ROOT / "docs" / name).read_text("utf-8") for name in ("fold.md", "recalibrate.md", "freeze.md", "swap.md")]
+    pages = [
+        (ROOT / "docs" / name).read_text("utf-8")
+        for name in ("fold.md", "recalibrate.md", "freeze.md", "swap.md")
+    ]
     listed = {each for page in pages for each in re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE)}
     assert listed == {reason.value for reason in Reason}
     assert set(REMEDIES) == set(Reason)

@@ -13,6 +13,7 @@ import typer
 from bntools import __version__
 from bntools.cli.config import defaults, options_of
 from bntools.cli.fold import fold
+from bntools.cli.freeze import freeze, unfreeze
 from bntools.cli.inspect import inspect
 from bntools.cli.recalibrate import recalibrate
 from bntools.cli.replay import replay
@@ -57,7 +58,7 @@ def _all(
     pass
 
 
-for verb in (inspect, fold, recalibrate, swap, replay):
+for verb in (inspect, fold, recalibrate, freeze, unfreeze, swap, replay):
     app.command()(verb)
 
 

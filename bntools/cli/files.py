@@ -93,4 +93,5 @@ def _beside(found: Loaded, word: str) -> Path:
     suffix = ".safetensors" if found.kind is Kind.SAFETENSORS else found.path.suffix
     if found.kind is not Kind.SAFETENSORS and suffix not in _TORCH:
         suffix = ".pt"  # what a file is, is told by its content: a torch file may have any name
-    return found.path.with_name(f"{found.path.stem}.{word}{suffix}")
+    stem = found.path.stem.removesuffix(".frozen") if word == "unfrozen" else found.path.stem
+    return found.path.with_name(f"{stem}.{word}{suffix}")

@@ -18,15 +18,13 @@ def replay(
     context: typer.Context,
     artefact: Annotated[
         Path,
-        typer.Argument(
-            metavar="ARTEFACT", help="A file from `bntools fold` that carries a plan.", show_default=False
-        ),
+        typer.Argument(metavar="ARTEFACT", help="A file of bntools that carries a plan.", show_default=False),
     ],
     model: Annotated[
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A fresh model of the class that was folded: a file, or timm:NAME, torchvision:NAME, "
+            help="A fresh model of the class that was changed: a file, or timm:NAME, torchvision:NAME, "
             "package.module:factory.",
             show_default=False,
         ),
@@ -46,7 +44,7 @@ def replay(
     verbose: o.Verbose = False,
     traceback: o.Traceback = False,
 ) -> None:
-    """Turn a fresh model into the folded one that a file holds, and write it."""
+    """Turn a fresh model into the changed one that a file holds, and write it."""
     with sink("replay", opening.form(context), quiet, verbose, traceback) as out:
         opening.check_file(artefact)
         opening.check_file(model)

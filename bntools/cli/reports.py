@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
 from bntools.cli.printable import annotation, printable
-from bntools.cli.text import left_of, norms, taken_by, why_not
+from bntools.cli.text import done, left_of, norms, taken_by, why_not
 from bntools.core.plan import Plan, Refusal, Site
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
@@ -45,7 +45,8 @@ def markdown(
     why = {r.site.name: _why(r, left) for r in plan.refusals} if plan else {}
     if not sites:
         return
-    plain(out, "| site | type | channels | folds into, or why not |")
+    head = "folds into" if plan is None or plan.verb == "fold" else "result"
+    plain(out, f"| site | type | channels | {head}, or why not |")
     plain(out, "|---|---|---:|---|")
     for site in sites:
         verdict = into.get(site.name) or cell(why.get(site.name, ""))
@@ -57,7 +58,7 @@ def summary(sites: Sequence[Site], plan: Plan | None, report: Report | None) -> 
     """The result in one sentence."""
     if plan is None:
         return norms(len(sites))
-    text = f"{len(plan.edits)} of {norms(len(sites))} fold"
+    text = done(plan)
     if report is not None and report.verdict.value != "skipped":
         text += f"; {report.verdict.value}, off by {report.error:.1e} of the scale in float64"
     return text

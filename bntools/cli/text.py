@@ -27,6 +27,13 @@ _WHERE = {
     Side.SIBLING: ", beside it",
 }
 
+_DONE = {
+    "fold": "fold",
+    "recalibrate": "recalibrated",
+    "freeze": "frozen",
+    "unfreeze": "unfrozen",
+    "swap": "swapped",
+}
 _LEFT = {Op.SHIFT: "an addition for each channel", Op.AFFINE: "a multiply-add for each channel"}
 
 
@@ -197,10 +204,17 @@ def line(out: Console, label: str, text: str, *, markup: bool = False) -> None:
 
 
 def _count(plan: Plan) -> str:
+    if plan.verb != "fold":
+        return done(plan)
     ops = _ops(plan)
     into = Counter(f"into {ops[e.into[0]]}{_WHERE[e.side]}" if e.into else "into nothing" for e in plan.edits)
     kinds = ", ".join(f"{n} {where.replace(',', '')}" for where, n in into.most_common())
     return f"{len(plan.edits)} of {norms(len(plan.sites))}{': ' + kinds if kinds else ''}"
+
+
+def done(plan: Plan) -> str:
+    """Of how many BatchNorms the plan makes something, and what."""
+    return f"{len(plan.edits)} of {norms(len(plan.sites))} {_DONE.get(plan.verb, 'changed')}"
 
 
 def norms(count: int) -> str:
@@ -210,6 +224,8 @@ def norms(count: int) -> str:
 
 def taken_by(plan: Plan, edit: Edit, name: Callable[[str], str] = str) -> str:
     """The layers that take a BatchNorm in: the first few, each by its *name*."""
+    if plan.verb != "fold":
+        return _DONE.get(plan.verb, "changed")
     ops = _ops(plan)
     names = [f"{name(path or 'the model')} ({ops[path]})" for path in edit.into[:_NAMED]]
     more = len(edit.into) - len(names)

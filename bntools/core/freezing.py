@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,6 @@ from torch.optim import Optimizer
 
 from bntools.core.capture import capture
 from bntools.core.example import Example
-from bntools.core.moments import merged, moments_of
 from bntools.core.names import modules_of, own_tensor, tensors_of
 from bntools.core.sites import find_sites
 from bntools.core.untouched import untouched
@@ -44,12 +44,15 @@ def freezing_of(model: nn.Module, optimizer: Optimizer | None) -> Freezing:
     """What is frozen in a model, and what an optimizer holds of it."""
     statistics: list[str] = []
     parameters: list[str] = []
-    first = {id(module): (path, module) for path, module in reversed([*modules_of(model)])}
-    for path, module in reversed(first.values()):
+    first: dict[int, tuple[str, nn.Module]] = {}
+    for path, module in modules_of(model):
+        first.setdefault(id(module), (path, module))
+    for path, module in first.values():
         how = frozen(module)
         if how is not None:
             statistics += [path] * how.stats
-            parameters += [f"{path}.{name}" if path else name for name in how.grads]
+            there = affine_of(module)
+            parameters += [f"{path}.{name}" if path else name for name in how.grads if name in there]
     groups = optimizer.param_groups if optimizer is not None else ()
     decay = {id(p): group.get("weight_decay", 0) for group in groups for p in group["params"]}
     tensors = dict(tensors_of(model))
@@ -58,24 +61,28 @@ def freezing_of(model: nn.Module, optimizer: Optimizer | None) -> Freezing:
     return Freezing(tuple(statistics), tuple(parameters), tuple(held), tuple(decayed))
 
 
-def resists(module: nn.Module) -> str:
-    """Why a module cannot be frozen by its mode; empty if it can. It is tried out, and left as it was.
+def resists(module: nn.Module, *, stats: bool) -> str:
+    """Why a module cannot be frozen; empty if it can. It is tried out, and left as it was.
 
     In eval it must normalise by its running statistics; once frozen and told to train, it must return the
     same, bit for bit, and leave its statistics alone.
+
+    Args:
+        module: with running statistics.
+        stats: whether those are to be frozen, which is done by its mode; else there is nothing to try out.
     """
     kind = type(module).__name__
     if "train" in vars(module) and frozen(module) is None:
         return "its train is its own"
-    mean, var = own_tensor(module, "running_mean"), own_tensor(module, "running_var")
-    assert mean is not None
-    assert var is not None
+    if not stats:
+        return ""
     with untouched(module):
+        mean = _plain(module)
         for shape in _SHAPES:
-            x = torch.randn(shape[0], len(mean), *shape[1:]).to(mean) * 3 + 7
+            x = torch.randn(shape[0], len(mean), *shape[1:]).to(mean) * 3 + 1
             try:
                 told = module.train(False).forward(x)
-                before = mean.clone(), var.clone()
+                before = _statistics(module)
                 freeze_(module, affine=False)
                 module.train()
                 for child in module.children():
@@ -85,35 +92,73 @@ def resists(module: nn.Module) -> str:
                 continue
             if not isinstance(told, Tensor) or not isinstance(again, Tensor):
                 return f"{kind} returns something else than one tensor"
-            if not torch.equal(told, again) or not (
-                torch.equal(mean, before[0]) and torch.equal(var, before[1])
-            ):
+            still = all(map(torch.equal, before, _statistics(module)))
+            if not still or not torch.equal(told, again) or not _goes_by(module, x, told):
                 return f"{kind} goes by the batch in either mode"
-            return "" if _goes_by(module, mean, x, told) else f"{kind} goes by the batch in either mode"
+            return ""
     return f"{kind} does not run by itself"
 
 
-def _goes_by(module: nn.Module, mean: Tensor, x: Tensor, told: Tensor) -> bool:
+def _plain(module: nn.Module) -> Tensor:
+    """Give a module tensors of its own, with μ = 0, σ² = 1, γ = 1, β = 0; returns the running mean.
+
+    A γ of zeros, or a mean so far away that an activation behind it is shut, would hide what it goes by.
+    """
+    values = {"running_mean": 0.0, "running_var": 1.0, "weight": 1.0, "bias": 0.0}
+    both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+    for held in both:
+        for name, tensor in held.items():
+            if tensor is not None:
+                own = tensor.detach().clone()
+                own = own.fill_(values[name]) if name in values else own
+                held[name] = nn.Parameter(own) if isinstance(tensor, nn.Parameter) else own
+    return _statistics(module)[0]
+
+
+def _statistics(module: nn.Module) -> tuple[Tensor, Tensor]:
+    mean, var = own_tensor(module, "running_mean"), own_tensor(module, "running_var")
+    assert mean is not None
+    assert var is not None
+    return mean.clone(), var.clone()
+
+
+def _goes_by(module: nn.Module, x: Tensor, told: Tensor) -> bool:
     """Whether what a module returns changes with its running mean."""
-    mean.add_(merged([moments_of(x)]).var.sqrt().to(mean) + 1)
+    module._buffers["running_mean"] = torch.ones_like(_statistics(module)[0])
     return not torch.equal(module.forward(x), told)
 
 
-def ties(model: nn.Module, chosen: Mapping[str, nn.Module]) -> Iterator[tuple[str, str]]:
-    """Of the modules that are chosen, those whose γ or β a layer that is not has too: both paths."""
-    ours = {id(module) for module in chosen.values()}
-    others = {
-        id(parameter): path
-        for path, module in modules_of(model)
-        if id(module) not in ours
-        for parameter in module._parameters.values()
-        if parameter is not None
-    }
-    for path, module in chosen.items():
-        for parameter in affine_of(module).values():
-            if id(parameter) in others:
-                yield path, others[id(parameter)]
-                break
+def tied(
+    chosen: Mapping[str, nn.Module], among: Iterable[tuple[str, nn.Module]], names: Sequence[str]
+) -> dict[str, str]:
+    """Of the modules that are chosen, those whose tensors a layer that is not has too: both paths.
+
+    Args:
+        chosen: by path.
+        among: the layers that count, with their paths.
+        names: of the tensors.
+    """
+    layers = [*among]
+    left: dict[str, str] = {}
+    while True:  # one that is left makes others stay that it is tied to
+        norms = {path: module for path, module in chosen.items() if path not in left}
+        ours = {id(module) for module in norms.values()}
+        others = {
+            id(tensor): path
+            for path, module in layers
+            if id(module) not in ours
+            for tensor in (*module._parameters.values(), *module._buffers.values())
+            if tensor is not None
+        }
+        found = {
+            path: others[id(tensor)]
+            for path, module in norms.items()
+            for tensor in (own_tensor(module, name) for name in names)
+            if id(tensor) in others
+        }
+        if not found:
+            return left
+        left |= found
 
 
 def early(model: nn.Module, example: Example, first: int | None, until: str | None) -> frozenset[str]:

@@ -151,6 +151,8 @@ class Trace(TorchDispatchMode):
         finally:
             before.remove()
             after.remove()
+            # torch's handle leaves this behind, by which torch.compile takes the hook for one that is there.
+            nn.modules.module._global_forward_hooks_with_kwargs.pop(after.id, None)
             self._stack.clear()
 
     def _enter(self, module: nn.Module, args: Any) -> None:

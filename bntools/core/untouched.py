@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 from bntools.core.names import modules_of, own_tensor, tensors_of
+from bntools.norms.frozen import frozen
 
 _ALONE = threading.RLock()
 
@@ -85,6 +86,8 @@ def restore(now: dict[Any, Any], before: dict[Any, Any]) -> None:
 
 def _dicts(module: nn.Module) -> Iterator[dict[str, Any]]:
     yield vars(module)
+    if (how := frozen(module)) is not None:  # it remembers the mode that the module is told
+        yield vars(how)
     held = (module._parameters, module._buffers, module._modules)
     yield from (each for each in held if isinstance(each, dict))  # TorchScript has something else there
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 _AFFINE = ("weight", "bias")
 
@@ -96,7 +96,6 @@ def unfreeze_(module: nn.Module) -> None:
     del vars(module)["train"]
     if how.stats:
         module.training = how.mode
-    for name, grad in how.grads.items():
-        tensor: Tensor | None = module._parameters.get(name)
-        if tensor is not None:
-            tensor.requires_grad_(grad)
+    for name, parameter in affine_of(module).items():
+        if how.grads.get(name):  # of two layers with one γ the second found it frozen already
+            parameter.requires_grad_(True)

@@ -21,7 +21,7 @@ def test_the_front_page(run: Run, arguments: list[str]) -> None:
     shown = run(*arguments)
     text = shown.out + shown.err
     assert shown.code == (0 if arguments else 2)
-    for verb in ("inspect", "fold", "replay"):
+    for verb in ("inspect", "fold", "freeze", "unfreeze", "replay"):
         assert re.search(rf"^│ {verb} ", text, re.MULTILINE)
 
 
@@ -34,7 +34,7 @@ def test_the_exit_codes_do_not_wrap(run: Run) -> None:
     assert [line.strip() for line in lines[start + 1 : start + 9]] == rows
 
 
-@pytest.mark.parametrize("verb", ["inspect", "fold", "replay"])
+@pytest.mark.parametrize("verb", ["inspect", "fold", "freeze", "unfreeze", "replay"])
 def test_each_verb_explains_itself(run: Run, verb: str) -> None:
     ran = run(verb, "--help")
     assert ran.code == 0

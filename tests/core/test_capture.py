@@ -134,8 +134,7 @@ def test_modes_hooks_random_state_and_buffers_are_as_before() -> None:
     assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
     assert torch.is_grad_enabled()
     assert torch.equal(net[0].weight.grad, torch.ones(3, 3))
-    assert not nn.modules.module._global_forward_hooks
-    assert not nn.modules.module._global_forward_pre_hooks
+    assert not nn.modules.module._has_any_global_hook()
 
 
 @pytest.mark.parametrize("error", [ValueError("no\nluck"), KeyboardInterrupt()])
@@ -156,7 +155,7 @@ def test_no_trace_is_left_when_the_forward_fails(error: BaseException) -> None:
     assert net.bn.training
     assert torch.equal(net.bn.running_mean, mean)
     assert torch.equal(rng, torch.get_rng_state())
-    assert not nn.modules.module._global_forward_hooks
+    assert not nn.modules.module._has_any_global_hook()
 
 
 def test_an_embedding_that_renormalises_is_as_before() -> None:
