@@ -36,7 +36,9 @@ def swap(
     to: Annotated[
         str,
         typer.Option(
-            metavar="NORM", help="group, layer, instance, frozen, sync or batch.", envvar="BNTOOLS_TO"
+            metavar="NORM",
+            help="group, layer, instance, switchable, frozen, sync or batch.",
+            envvar="BNTOOLS_TO",
         ),
     ] = "group",
     groups: Annotated[

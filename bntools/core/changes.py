@@ -7,6 +7,8 @@ from enum import StrEnum
 
 NORM = "norm"
 """What a norm is called that stands in front of what its module does besides."""
+MIXING = "mean_weight", "var_weight"
+"""What a SwitchableNorm has besides: how much each kind of statistics counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,13 @@ class Norm(StrEnum):
     """`torch.nn.BatchNorm2d` and the like"""
     SYNC = "sync"
     """`torch.nn.SyncBatchNorm`"""
+    SWITCHABLE = "switchable"
+    """`bntools.norms.SwitchableNorm2d` and the like"""
+
+    @property
+    def tracks(self) -> bool:
+        """Whether it has running statistics, and takes over those that were there."""
+        return self in (Norm.BATCH, Norm.SYNC, Norm.SWITCHABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +79,9 @@ class Swap:
     @property
     def keys(self) -> tuple[str, ...]:
         """Of its tensors."""
-        tracks = self.norm in (Norm.BATCH, Norm.SYNC)
         names = ["weight"] * self.weight + ["bias"] * self.bias
-        names += ["running_mean", "running_var", "num_batches_tracked"] * tracks
+        names += ["running_mean", "running_var", "num_batches_tracked"] * self.norm.tracks
+        names += [*MIXING] * (self.norm is Norm.SWITCHABLE)
         return tuple(f"{self.path}.{name}" for name in names)
 
 

@@ -12,7 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.capture import fingerprint
-from bntools.core.changes import NORM, Part, Swap, Switch
+from bntools.core.changes import MIXING, NORM, Part, Swap, Switch
 from bntools.core.host import Host
 from bntools.core.names import own_tensor
 from bntools.core.plan import REDUCED, Edit, Plan, Reduction
@@ -89,8 +89,9 @@ def _problems_of_swap(model: nn.Module, swap: Swap, tensors: Mapping[str, Tensor
     elif swap.groups < 1 or swap.channels % swap.groups or swap.space not in (1, 2, 3) or not swap.eps >= 0:
         yield f"{swap.groups} groups, {swap.space} axes and an ε of {swap.eps} make no norm"
     for key in swap.keys:
-        counts = key.endswith("num_batches_tracked")
-        if tensors[key].shape != (() if counts else (swap.channels,)):
+        name = key.rpartition(".")[2]
+        shape = () if name == "num_batches_tracked" else (3,) if name in MIXING else (swap.channels,)
+        if tensors[key].shape != shape:
             yield f"{key} has another shape: {list(tensors[key].shape)}"
     yield from _problems_of_parts(swap.keeps, found[0], {*vars(nn.Sequential()), *dir(nn.Sequential), NORM})
 

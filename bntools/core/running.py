@@ -17,8 +17,10 @@ from bntools.core.moments import Moments, merged, moments_of
 from bntools.core.names import own_tensor
 from bntools.core.ranks import Ranks
 from bntools.errors import UsageError
+from bntools.norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 
 _PLAIN = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+_PARTLY = SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 _APART = 1e-2
 
 
@@ -235,6 +237,8 @@ def _unfit(norm: nn.Module, x: Tensor) -> str:
     if type(norm) in _PLAIN:
         return ""
     kind = type(norm).__name__
+    if isinstance(norm, _PARTLY):  # which at its start does so little else that no trial shows it
+        return f"{kind} normalises by the sample as well"
     shape = (1, -1, *(1,) * (x.ndim - 2))
     found = merged([moments_of(x)])
     mean, var = found.mean, found.var + 100.0  # beside which ε is nothing

@@ -11,12 +11,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bntools.core.algebra import group_affine
 from bntools.core.capture import capture
-from bntools.core.changes import Norm, Part, Swap
+from bntools.core.changes import MIXING, Norm, Part, Swap
 from bntools.core.example import Example
 from bntools.core.names import own_tensor
 from bntools.core.reasons import Reason
 from bntools.core.sites import find_sites
 from bntools.errors import CaptureError
+from bntools.norms.switchable import SWITCHABLE, dominant
 
 _SPACE: Mapping[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
 _BATCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -77,7 +78,7 @@ def swap_of(module: nn.Module, paths: tuple[str, ...], norm: Norm, groups: int |
             return Left(Reason.GROUPS, f"{count} groups do not divide {channels} channels")
         if space == 1 and count == channels:
             return Left(Reason.ONE_VALUE, "of an input (N, C) each group would hold one value a sample")
-    tracks = norm in (Norm.BATCH, Norm.SYNC)
+    tracks = norm.tracks
     own = [own_tensor(module, name) is not None for name in ("weight", "bias")]
     weight, bias = own if tracks else (True, True)
     momentum = getattr(module, "momentum", 0.1) if tracks else None
@@ -112,7 +113,8 @@ def _alone(module: nn.Module, channels: int) -> tuple[int, tuple[Part, ...]] | L
 def tensors_of_swap(module: nn.Module, swap: Swap) -> dict[str, Tensor]:
     """The tensors of the new norm by key, in the types of the old ones."""
     own = {name: tensor.detach() for name in _NAMES if (tensor := own_tensor(module, name)) is not None}
-    if swap.norm in (Norm.BATCH, Norm.SYNC):
+    if swap.norm.tracks:
+        own |= dict.fromkeys(MIXING, dominant().to(own["running_mean"]))
         count = own.get("num_batches_tracked", torch.tensor(0))
         return {key: own.get(key.rpartition(".")[2], count).clone() for key in swap.keys}
     mean, var = own["running_mean"], own["running_var"]
@@ -127,7 +129,7 @@ def norm_of(swap: Swap, old: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Mod
 
     Args:
         swap: what to make.
-        old: the module whose place it takes; another BatchNorm has the very tensors of it.
+        old: the module whose place it takes; one with running statistics has the very tensors of it.
         tensors: by their names in it.
     """
     like = own_tensor(old, "running_mean")
@@ -135,12 +137,12 @@ def norm_of(swap: Swap, old: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Mod
     norm = _empty(swap).to(like.device)
     for name, tensor in tensors.items():
         was = own_tensor(old, name)
-        new = was if was is not None and swap.norm in (Norm.BATCH, Norm.SYNC) else tensor.to(like.device)
+        new = was if was is not None and swap.norm.tracks else tensor.to(like.device)
         if name in norm._buffers:
             norm._buffers[name] = new
             continue
         # What was no parameter, or none that is trained, becomes none that is trained.
-        trained = isinstance(was, nn.Parameter) and was.requires_grad
+        trained = name in MIXING or (isinstance(was, nn.Parameter) and was.requires_grad)
         norm._parameters[name] = new if isinstance(new, nn.Parameter) else nn.Parameter(new, trained)
     return norm.train(old.training)
 
@@ -151,6 +153,8 @@ def _empty(swap: Swap) -> nn.Module:
         return nn.GroupNorm(swap.groups, swap.channels, swap.eps)
     if swap.norm is Norm.INSTANCE:
         return _INSTANCE[swap.space](swap.channels, swap.eps, affine=True)
+    if swap.norm is Norm.SWITCHABLE:
+        return SWITCHABLE[swap.space](swap.channels, swap.eps, swap.momentum, swap.weight, bias=swap.bias)
     if swap.norm is Norm.SYNC:
         norm: nn.Module = nn.SyncBatchNorm(swap.channels, swap.eps, swap.momentum, **affine)
     else:

@@ -3,5 +3,15 @@
 from bntools.norms.channelwise import ChannelAffine
 from bntools.norms.frozen import Frozen
 from bntools.norms.padded import PaddedConv1d, PaddedConv2d, PaddedConv3d
+from bntools.norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
 
-__all__ = ["ChannelAffine", "Frozen", "PaddedConv1d", "PaddedConv2d", "PaddedConv3d"]
+__all__ = [
+    "ChannelAffine",
+    "Frozen",
+    "PaddedConv1d",
+    "PaddedConv2d",
+    "PaddedConv3d",
+    "SwitchableNorm1d",
+    "SwitchableNorm2d",
+    "SwitchableNorm3d",
+]

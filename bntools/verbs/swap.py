@@ -23,8 +23,8 @@ from bntools.core.surgery import Surgery
 from bntools.core.swapping import Left, swap_of, tensors_of_swap
 from bntools.errors import CaptureError, UsageError
 
-Target = Literal["group", "layer", "instance", "frozen", "sync", "batch"]
-_NORMS = {"group": Norm.GROUP, "layer": Norm.GROUP, **{n: Norm(n) for n in ("instance", "sync", "batch")}}
+Target = Literal["group", "layer", "instance", "switchable", "frozen", "sync", "batch"]
+_NORMS = {"layer": Norm.GROUP, **{norm.value: norm for norm in Norm}}
 
 
 def swap(
@@ -50,6 +50,7 @@ def swap(
     Args:
         model: an eager module; left alone unless *inplace*.
         to: ``"group"``; ``"layer"``, which is one group; ``"instance"``, which is a group for each channel;
+            ``"switchable"``, a mixture of batch, layer and instance that starts as a BatchNorm;
             ``"frozen"``, as `bntools.freeze` does; ``"sync"`` or ``"batch"``, which are the same function.
         groups: how many; ``"auto"`` is the largest number, 32 at most, that divides the channels and leaves
             16 in each group.

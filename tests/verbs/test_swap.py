@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import bntools as bn
+import bntools.norms as bn_norms
 from bntools.core.algebra import group_affine
 from tests.must_fold import Apply, BatchNormAct, BatchNormReLU, FrozenBatchNorm
 from tests.season import season
@@ -232,6 +233,21 @@ def test_sync_and_back_is_the_same_to_the_bit(options: dict[str, Any]) -> None:
     for key, value in model.state_dict().items():
         assert torch.equal(back.state_dict()[key], value)
     assert (back[1].eps, back[1].momentum, back[1].training) == (model[1].eps, model[1].momentum, True)
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"bias": False}, {"momentum": None}])
+def test_a_switchable_norm_starts_as_the_batchnorm(options: dict[str, Any]) -> None:
+    model = net(lambda c: nn.BatchNorm2d(c, **options)).eval()
+    held = model[1].running_mean
+    swapped = bn.swap(model, "switchable", inputs=X, inplace=True)
+    layer: Any = swapped.model[1]
+    assert isinstance(layer, bn_norms.SwitchableNorm2d)
+    assert layer.running_mean is held
+    assert layer.momentum == options.get("momentum", 0.1)
+    assert layer.mean_weight.requires_grad
+    assert layer.weights()["mean"]["batch"] > 0.999
+    assert 0 < swapped.report.output < 1e-3
+    assert swapped.plan.promise is bn.Promise.NEW
 
 
 def test_sync_keeps_the_very_parameters() -> None:
