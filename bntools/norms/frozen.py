@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-_AFFINE = ("weight", "bias")
+_AFFINE = ("weight", "bias", "mean_weight", "var_weight")
 
 
 class Frozen(nn.Module):
@@ -51,7 +51,7 @@ def frozen(module: nn.Module) -> Frozen | None:
 
 
 def affine_of(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The γ and β of a module, by name, as far as it has them."""
+    """The γ and β of a module, and what a SwitchableNorm has besides, by name, as far as it has them."""
     own = {name: module._parameters.get(name) for name in _AFFINE}
     return {name: tensor for name, tensor in own.items() if isinstance(tensor, nn.Parameter)}
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bntools.core.capture import check_eager, fingerprint
-from bntools.core.changes import Switch
+from bntools.core.changes import MIXING, Switch
 from bntools.core.exact import copied
 from bntools.core.example import Example
 from bntools.core.freezing import Freezing, early, freezing_of, resists, tied
@@ -25,7 +25,7 @@ from bntools.core.surgery import Surgery
 from bntools.errors import UsageError
 from bntools.norms.frozen import frozen
 
-_STATISTICS, _AFFINE = ("running_mean", "running_var"), ("weight", "bias")
+_STATISTICS, _AFFINE = ("running_mean", "running_var"), ("weight", "bias", *MIXING)
 
 
 def freeze(

@@ -428,3 +428,5 @@ def test_frozen_it_goes_by_its_running_statistics() -> None:
     torch.testing.assert_close(model(x), net.eval()(x))
     for name, buffer in net[1].named_buffers():
         assert torch.equal(model[1].get_buffer(name), buffer)
+    assert not any(parameter.requires_grad for parameter in model[1].parameters())
+    assert all(parameter.requires_grad for parameter in bn.unfreeze(model).model[1].parameters())

@@ -25,15 +25,14 @@ from tests.zoo import build
 
 SIZES = 1, 3, 8, 64
 EXACT = 1e-9
-COLUMNS = " | ".join(map(str, SIZES))
-HEAD = f"""\
+HEAD = """\
 The largest difference, of a mean in units of σ and of a variance as a share of it, from the statistics of one
 training-mode batch of all the data, found in float64. The tools work in float64 too, but for the last row of
 each model: in float32 the forwards differ by their rounding. The columns are sizes of batches, in a shuffled
-order. torch {metadata.version("torch")}, fvcore {metadata.version("fvcore")}.
+order. torch {torch}, fvcore {fvcore}.
 
-| model | tool | {COLUMNS} |
-|---|---|{"---:|" * len(SIZES)}
+| model | tool | {columns} |
+|---|---|{rule}
 """
 
 Batches = Sequence[Tensor]
@@ -100,7 +99,9 @@ def distance(tool: Tool, model: nn.Module, data: Batches, exact: nn.Module) -> f
 
 
 def main() -> None:
-    sys.stdout.write(HEAD)
+    columns, rule = " | ".join(map(str, SIZES)), "---:|" * len(SIZES)
+    versions = {name: metadata.version(name) for name in ("torch", "fvcore")}
+    sys.stdout.write(HEAD.format(columns=columns, rule=rule, **versions))
     for name, made in MODELS.items():
         torch.manual_seed(0)
         model, data = made()
