@@ -40,8 +40,8 @@ def test_it_writes_what_the_api_gives(run: Run, saved: Saved) -> None:
 
 def test_weights_replay_into_the_swapped_model(run: Run, saved: Saved) -> None:
     saved({"state_dict": net().state_dict(), "epoch": 7}, "weights.pt")
-    Path("arch.py").write_text("from tests.cli.test_swap import net\n")
-    ran = run("swap", "weights.pt", "--arch", "arch:net", "--to", "layer", *ON)
+    Path("swap_arch.py").write_text("from tests.cli.test_swap import net\n")
+    ran = run("swap", "weights.pt", "--arch", "swap_arch:net", "--to", "layer", *ON)
     assert ran.code == 0, ran.err
     again = bn.replay("weights.swapped.pt", net())
     assert (again[1].num_groups, again[4].num_groups) == (1, 1)

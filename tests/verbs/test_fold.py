@@ -90,8 +90,10 @@ def test_must_not_fold(case: MustNot) -> None:
 
 def test_every_reason_is_shown_by_a_case() -> None:
     shown = {reason for case in MUST_NOT for reason in case.refuse.values()}
-    elsewhere = {bn.Reason.NOT_CAPTURED, bn.Reason.OVERFLOW, bn.Reason.FROZEN, bn.Reason.NOT_SELECTED}
-    assert shown | elsewhere == set(bn.Reason)
+    elsewhere = {bn.Reason.NOT_CAPTURED, bn.Reason.OVERFLOW}
+    others = {"frozen", "not-selected", "tied", "not-frozen", "one-value", "groups", "already"}
+    assert shown | elsewhere | {bn.Reason(value) for value in others} == set(bn.Reason)
+    assert not shown & others
 
 
 def conv_bn(dtype: torch.dtype = torch.float32, **options: Any) -> nn.Module:
