@@ -79,7 +79,7 @@ def used(drift: Drift) -> str:
         text += ", all in lock-step: exact"
     else:
         text += f", {drift.groups} groups of at most {drift.virtual_batch}"
-        text += f" ({size(drift.memory)} of memory)" if drift.memory is not None else ""
+    text += f" (within {size(drift.memory)} of memory)" if drift.memory is not None else ""
     if drift.converged:
         text += ", stopped where more would change nothing"
     if drift.skipped:
