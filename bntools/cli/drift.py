@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
-from bntools.cli.printable import annotation, printable
-from bntools.cli.reports import cell, code, plain
-from bntools.cli.text import line, norms, size, stays, table, why_not
+from bntools.cli.printable import printable
+from bntools.cli.reports import code, layers, notices
+from bntools.cli.text import line, norms, size, stays, table
 from bntools.core.plan import Plan
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
@@ -36,10 +36,7 @@ def drifted(out: Console, plan: Plan, drift: Drift, left_out: Sequence[str]) -> 
 def github(out: Console, plan: Plan, drift: Drift, left_out: Sequence[str]) -> None:
     """A notice with the result, and a warning for each BatchNorm that keeps its statistics."""
     lacking = f"; left out: {few(left_out)}" if left_out else ""
-    plain(out, annotation("notice", "recalibrate", f"{summary(plan, drift)}; {used(drift)}{lacking}"))
-    for refusal in plan.refusals:
-        text = f"{refusal.site.name}: {why_not(refusal)}; {refusal.remedy}"
-        plain(out, annotation("warning", "recalibrate", text))
+    notices(out, "recalibrate", f"{summary(plan, drift)}; {used(drift)}{lacking}", plan)
 
 
 def markdown(
@@ -51,16 +48,9 @@ def markdown(
     written: Output | None,
 ) -> None:
     """A summary and a table of the layers."""
-    plain(out, f"**{cell(loading.name)}** ({cell(loading.what)})\n")
-    plain(out, f"{summary(plan, drift)}; {used(drift)}\n")
-    if left_out:
-        plain(out, f"Left out: {few(left_out, code)}\n")
-    if written is not None:
-        plain(out, f"Written: {code(written.path)}\n")
-    plain(out, f"| {' | '.join(_HEAD)} |")
-    plain(out, f"|---|{'---:|' * (len(_HEAD) - 1)}")
-    for row in _rows(drift):
-        plain(out, f"| {code(row[0])} | {' | '.join(row[1:])} |")
+    told = f"{summary(plan, drift)}; {used(drift)}"
+    told += f"\n\nLeft out: {few(left_out, code)}" if left_out else ""
+    layers(out, loading, told, written, [_HEAD, *_rows(drift)], names=1)
 
 
 def summary(plan: Plan, drift: Drift) -> str:

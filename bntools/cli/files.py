@@ -54,6 +54,14 @@ def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
 
 def write(
     found: Loaded, surgery: Surgery[Any], path: Path, *, force: bool, certain: bool = False
+) -> tuple[Output | None, Failure | None]:
+    """Write the changed model: what was written, or why nothing was."""
+    made = _write(found, surgery, path, force=force, certain=certain)
+    return (None, made) if isinstance(made, Failure) else (made, None)
+
+
+def _write(
+    found: Loaded, surgery: Surgery[Any], path: Path, *, force: bool, certain: bool
 ) -> Output | Failure:
     """Write the changed model: a module as a module, weights as weights with their plan, programs as such."""
     before = found.path.stat().st_size if found.path else None

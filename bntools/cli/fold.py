@@ -125,8 +125,7 @@ def fold(
         written = None
         if failure is None and not dry_run and (plan.changes or output is not None):
             out.step("writing")
-            made = write(found, surgery, target, force=force, certain=strict)
-            written, failure = (None, made) if isinstance(made, Failure) else (made, None)
+            written, failure = write(found, surgery, target, force=force, certain=strict)
         example = f"{surgery.example} ({surgery.example.origin})" if surgery.example else ""
 
         def screen(console: Console) -> None:

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from bntools.cli import opening
 from bntools.cli import options as o
-from bntools.cli.facts import Failure, Loading
-from bntools.cli.printable import annotation, printable
+from bntools.cli.facts import Loading
+from bntools.cli.printable import printable
 from bntools.cli.render import Sink, sink
-from bntools.errors import PromiseError, UsageError
+from bntools.errors import UsageError
 
 if TYPE_CHECKING:  # they import torch
     from bntools.core.freezing import Freezing
@@ -157,43 +157,29 @@ def _finish(
     given: dict[str, Any] = context.params
     loading = Loading(given["model"], found.what, found.unsafe)
     plan, now = surgery.plan, surgery.report
-    failure = None
-    if given["strict"] and plan.refusals:
-        why = f"{len(plan.refusals)} of {len(plan.sites)} BatchNorms stay as they are"
-        failure = Failure(why, "nothing was written", PromiseError.exit_code)
+    failure = opening.left_over(plan, given["strict"], "stay as they are")
     written = None
     if failure is None and not given["dry_run"] and plan.edits:
         out.step("writing")
-        made = write(found, surgery, target, force=given["force"])
-        written, failure = (None, made) if isinstance(made, Failure) else (made, None)
+        written, failure = write(found, surgery, target, force=given["force"])
+    rows = [_HEAD, *_rows(plan, now)]
     told = f"{text.done(plan)}; frozen now: {_frozen(now)}"
 
     def screen(console: Console) -> None:
         text.heading(console, loading, "")
         if plan.edits:
-            text.table(console, [_HEAD, *_rows(plan, now)], names=3)
+            text.table(console, rows, names=3)
         text.line(console, plan.verb, told)
         text.stays(console, plan.refusals)
         text.output(console, written)
 
-    def github(console: Console) -> None:
-        reports.plain(console, annotation("notice", plan.verb, told))
-        for refusal in plan.refusals:
-            why = f"{refusal.site.name}: {text.why_not(refusal)}; {refusal.remedy}"
-            reports.plain(console, annotation("warning", plan.verb, why))
-
-    def markdown(console: Console) -> None:
-        reports.plain(console, f"**{reports.cell(loading.name)}** ({reports.cell(loading.what)})\n")
-        reports.plain(console, f"{told}\n")
-        if written is not None:
-            reports.plain(console, f"Written: {reports.code(written.path)}\n")
-        reports.plain(console, f"| {' | '.join(_HEAD)} |\n|---|---|---|")
-        for row in _rows(plan, now):
-            reports.plain(console, f"| {reports.code(row[0])} | {' | '.join(row[1:])} |")
-
     out.result(
         {"model": loading, "dry_run": given["dry_run"], "plan": plan, "frozen": now, "output": written},
-        {o.Format.text: screen, o.Format.github: github, o.Format.markdown: markdown},
+        {
+            o.Format.text: screen,
+            o.Format.github: lambda c: reports.notices(c, plan.verb, told, plan),
+            o.Format.markdown: lambda c: reports.layers(c, loading, told, written, rows, names=3),
+        },
         failure,
     )
 

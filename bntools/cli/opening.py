@@ -11,7 +11,7 @@ import typer
 from bntools.cli.facts import Failure
 from bntools.cli.options import Format
 from bntools.cli.render import Sink, failure_of
-from bntools.errors import CaptureError, UsageError
+from bntools.errors import CaptureError, PromiseError, UsageError
 
 if TYPE_CHECKING:  # they import torch
     from bntools.core.example import Example
@@ -125,6 +125,14 @@ def example(context: typer.Context, found: Loaded) -> Example | None:
     if file is not None:
         return read_inputs(file, found.model)
     return parse_inputs(shapes, found.model) if shapes else None
+
+
+def left_over(plan: Plan, strict: bool, what: str) -> Failure | None:
+    """With ``--strict`` a BatchNorm that is left is a failure; *what* says what becomes of it."""
+    if not strict or not plan.refusals:
+        return None
+    why = f"{len(plan.refusals)} of {len(plan.sites)} BatchNorms {what}"
+    return Failure(why, "nothing was written", PromiseError.exit_code)
 
 
 def not_captured(plan: Plan) -> Failure | None:

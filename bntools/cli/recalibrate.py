@@ -10,9 +10,9 @@ from rich.console import Console
 
 from bntools.cli import images, opening, processes
 from bntools.cli import options as o
-from bntools.cli.facts import Failure, Loading
+from bntools.cli.facts import Loading
 from bntools.cli.render import sink
-from bntools.errors import PromiseError, UsageError
+from bntools.errors import UsageError
 
 _DATA, _STATISTICS, _RUN = "The data", "The statistics", "The run"
 
@@ -197,15 +197,11 @@ def recalibrate(
                 ),
             )
         plan, drift = surgery.plan, surgery.report
-        failure = None
-        if strict and plan.refusals:
-            why = f"{len(plan.refusals)} of {len(plan.sites)} BatchNorms keep their statistics"
-            failure = Failure(why, "nothing was written", PromiseError.exit_code)
+        failure = opening.left_over(plan, strict, "keep their statistics")
         written = None
         if failure is None and not dry_run and plan.edits and own.rank == 0:
             out.step("writing")
-            made = write(found, surgery, target, force=force)
-            written, failure = (None, made) if isinstance(made, Failure) else (made, None)
+            written, failure = write(found, surgery, target, force=force)
         drawn = plot if failure is None and own.rank == 0 else None
         if drawn is not None:
             plot_drift(drift, drawn, force=force)

@@ -20,7 +20,12 @@ def github(
     out: Console, verb: str, sites: Sequence[Site], plan: Plan | None, report: Report | None = None
 ) -> None:
     """A notice with the result, and a warning for each site that stays."""
-    plain(out, annotation("notice", verb, summary(sites, plan, report)))
+    notices(out, verb, summary(sites, plan, report), plan)
+
+
+def notices(out: Console, verb: str, told: str, plan: Plan | None) -> None:
+    """A notice with what is *told*, and a warning for each site that stays."""
+    plain(out, annotation("notice", verb, told))
     left = left_of(plan) if plan else {}
     for refusal in plan.refusals if plan else ():
         text = f"{refusal.site.name}: {_why(refusal, left)}; {refusal.remedy}"
@@ -52,6 +57,35 @@ def markdown(
         verdict = into.get(site.name) or cell(why.get(site.name, ""))
         name = code(site.name or "the model")
         plain(out, f"| {name} | {cell(site.kind)} | {site.channels} | {verdict} |")
+
+
+def layers(
+    out: Console,
+    loading: Loading,
+    told: str,
+    written: Output | None,
+    rows: Sequence[Sequence[str]],
+    *,
+    names: int,
+) -> None:
+    """What is *told*, and a table of the layers, whose names stand first.
+
+    Args:
+        out: the stream.
+        loading, written: the file that was read, and the one that was written, if any.
+        told: the result.
+        rows: the first is the head.
+        names: how many columns hold names; the others hold numbers.
+    """
+    plain(out, f"**{cell(loading.name)}** ({cell(loading.what)})\n")
+    plain(out, f"{told}\n")
+    if written is not None:
+        plain(out, f"Written: {code(written.path)}\n")
+    head, *others = rows
+    plain(out, f"| {' | '.join(head)} |")
+    plain(out, f"|{'---|' * names}{'---:|' * (len(head) - names)}")
+    for row in others:
+        plain(out, f"| {code(row[0])} | {' | '.join(row[1:])} |")
 
 
 def summary(sites: Sequence[Site], plan: Plan | None, report: Report | None) -> str:

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from bntools.cli import opening
 from bntools.cli import options as o
-from bntools.cli.facts import Failure, Loading
-from bntools.cli.printable import annotation, printable
+from bntools.cli.facts import Loading
+from bntools.cli.printable import printable
 from bntools.cli.render import sink
-from bntools.errors import PromiseError, UsageError
+from bntools.errors import UsageError
 
 if TYPE_CHECKING:  # they import torch
     from bntools.core.change import Change
@@ -93,43 +93,28 @@ def swap(
             inplace=True,
         )
         plan, change = surgery.plan, surgery.report
-        failure = None
-        if strict and plan.refusals:
-            why = f"{len(plan.refusals)} of {len(plan.sites)} BatchNorms stay"
-            failure = Failure(why, "nothing was written", PromiseError.exit_code)
+        told, rows = _summary(plan, change), [_HEAD, *_rows(plan, change)]
+        failure = opening.left_over(plan, strict, "stay")
         written = None
         if failure is None and not dry_run and plan.edits:
             out.step("writing")
-            made = write(found, surgery, target, force=force)
-            written, failure = (None, made) if isinstance(made, Failure) else (made, None)
+            written, failure = write(found, surgery, target, force=force)
 
         def screen(console: Console) -> None:
             text.heading(console, loading, change.inputs)
-            rows = _rows(plan, change)
-            if rows:
-                text.table(console, [_HEAD, *rows], names=2)
-            text.line(console, "swapped", _summary(plan, change))
+            if plan.swaps:
+                text.table(console, rows, names=2)
+            text.line(console, "swapped", told)
             text.stays(console, plan.refusals)
             text.output(console, written)
 
-        def github(console: Console) -> None:
-            reports.plain(console, annotation("notice", "swap", _summary(plan, change)))
-            for refusal in plan.refusals:
-                why = f"{refusal.site.name}: {text.why_not(refusal)}; {refusal.remedy}"
-                reports.plain(console, annotation("warning", "swap", why))
-
-        def markdown(console: Console) -> None:
-            reports.plain(console, f"**{reports.cell(loading.name)}** ({reports.cell(loading.what)})\n")
-            reports.plain(console, f"{_summary(plan, change)}\n")
-            if written is not None:
-                reports.plain(console, f"Written: {reports.code(written.path)}\n")
-            reports.plain(console, f"| {' | '.join(_HEAD)} |\n|---|---|---:|---:|")
-            for row in _rows(plan, change):
-                reports.plain(console, f"| {reports.code(row[0])} | {' | '.join(row[1:])} |")
-
         out.result(
             {"model": loading, "dry_run": dry_run, "plan": plan, "change": change, "output": written},
-            {o.Format.text: screen, o.Format.github: github, o.Format.markdown: markdown},
+            {
+                o.Format.text: screen,
+                o.Format.github: lambda c: reports.notices(c, "swap", told, plan),
+                o.Format.markdown: lambda c: reports.layers(c, loading, told, written, rows, names=2),
+            },
             failure,
         )
 

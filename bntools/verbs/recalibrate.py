@@ -101,10 +101,11 @@ def recalibrate(
         inner = model.module if isinstance(model, DistributedDataParallel) else model
         target = inner if inplace else copied(inner)
         selected = select(target, only, include_frozen=include_frozen)
-        ranks.agree("the model", f"{type(target).__name__} {fingerprint(target)[:8]}")
-        ranks.agree("the BatchNorms", [*selected.norms])
-        ranks.agree("its weights", f"{_sum(target):.6g}")
-        ranks.agree("the options", [virtual_batch, prior, method, stop])
+        if ranks.size > 1:
+            ranks.agree("the model", f"{type(target).__name__} {fingerprint(target)[:8]}")
+            ranks.agree("the BatchNorms", [*selected.norms])
+            ranks.agree("its weights", f"{_sum(target):.6g}")
+            ranks.agree("the options", [virtual_batch, prior, method, stop])
         batches = Batches(data, target, ranks.share(max_samples), skip)
         running = Running(selected.norms, ranks, prior, ema=method == "ema")
         rounds = Rounds(target, running, forward or call, autocast, progress)
