@@ -21,14 +21,13 @@ class Bars:
 
     Args:
         console: a terminal.
-        unit: what is counted.
     """
 
-    def __init__(self, console: Console, unit: str = "samples") -> None:
+    def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            _Count(unit),
+            _Count(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -52,12 +51,9 @@ class Bars:
 class _Count(ProgressColumn):
     """How many are done, of how many, and how many a second."""
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
     def render(self, task: Task) -> Text:
         """As ``320 of 8192 samples, 107/s``."""
         whole = f" of {task.total:.0f}" if task.total is not None else ""
         rate = f", {task.speed:.0f}/s" if task.speed else ""
-        return Text(f"{task.completed:.0f}{whole} {self._unit}{rate}")
+        unit = "steps" if task.description == "tuning" else "samples"
+        return Text(f"{task.completed:.0f}{whole} {unit}{rate}")

@@ -8,28 +8,19 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from bntools.cli import images, opening, processes
+from bntools.cli import images, opening, processes, samples
 from bntools.cli import options as o
 from bntools.cli.facts import Loading
 from bntools.cli.render import sink
 from bntools.errors import UsageError
 
-_DATA, _STATISTICS, _RUN = "The data", "The statistics", "The run"
+_STATISTICS, _RUN = "The statistics", "The run"
 
 
 def recalibrate(
     context: typer.Context,
     model: o.Model,
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="DATA",
-            help="A folder of images, a .npy, .npz, .safetensors or .pt file, or package.module:factory.",
-            rich_help_panel=_DATA,
-            envvar="BNTOOLS_DATA",
-            show_default=False,
-        ),
-    ],
+    data: samples.Data,
     output: o.Out = None,
     arch: o.Arch = None,
     arch_kwargs: o.ArchKwargs = None,
@@ -37,24 +28,9 @@ def recalibrate(
     ema: o.Ema = False,
     trust: o.Trust = None,
     unsafe: o.Unsafe = False,
-    batch_size: Annotated[
-        int,
-        typer.Option(
-            help="Of a file or a folder.", min=1, rich_help_panel=_DATA, envvar="BNTOOLS_BATCH_SIZE"
-        ),
-    ] = 32,
-    max_samples: Annotated[
-        int,
-        typer.Option(help="How many to read.", min=1, rich_help_panel=_DATA, envvar="BNTOOLS_MAX_SAMPLES"),
-    ] = 8192,
-    skip_bad: Annotated[
-        bool,
-        typer.Option(
-            "--skip-bad",
-            help="Leave out images that cannot be read, and what holds NaN or infinity.",
-            rich_help_panel=_DATA,
-        ),
-    ] = False,
+    batch_size: samples.BatchSize = 32,
+    max_samples: samples.MaxSamples = 8192,
+    skip_bad: samples.SkipBad = False,
     resize: images.Resize = None,
     crop: images.Crop = None,
     mean: images.Mean = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 from rich.console import Console
 
-from bntools.cli import opening
+from bntools.cli import images, opening, samples
 from bntools.cli import options as o
 from bntools.cli.facts import Loading
 from bntools.cli.printable import printable
@@ -49,6 +49,25 @@ def swap(
             envvar="BNTOOLS_GROUPS",
         ),
     ] = "auto",
+    data: samples.MoreData = None,
+    batch_size: samples.BatchSize = 32,
+    max_samples: samples.MaxSamples = 8192,
+    skip_bad: samples.SkipBad = False,
+    tune: Annotated[
+        int,
+        typer.Option(
+            metavar="STEPS",
+            help="Also train the new γ and β on the outputs of the old model.",
+            min=0,
+            rich_help_panel="The data",
+            envvar="BNTOOLS_TUNE",
+        ),
+    ] = 0,
+    resize: images.Resize = None,
+    crop: images.Crop = None,
+    mean: images.Mean = None,
+    std: images.Std = None,
+    workers: images.Workers = None,
     only: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,14 +87,19 @@ def swap(
 ) -> None:
     """Put another norm in the place of each BatchNorm, and keep what was learned.
 
-    Its scale and shift come from the running statistics. The result is another function on purpose:
-    how far it is from the old one is measured and printed.
+    Its scale and shift come from the running statistics, or from data, where there is some.
+    The result is another function on purpose: how far it is from the old one is measured and printed.
     """
     with sink("swap", opening.form(context), quiet, verbose, traceback) as out:
         opening.check_file(model)
         count = _groups(groups)
+        asked = images.asked(context, data) if data is not None else {}
+        if tune and data is None:
+            raise UsageError("--tune: there is no data to train on", todo="give --data")
         from bntools.cli import reports, text
+        from bntools.cli.drift import few
         from bntools.cli.files import check_output, write
+        from bntools.core.data import open_data
         from bntools.verbs.swap import Target
         from bntools.verbs.swap import swap as swap_model
 
@@ -83,16 +107,30 @@ def swap(
         found = opening.load(context, model)
         loading = Loading(model, found.what, found.unsafe)
         target = check_output(found, output, "swapped", force=force or dry_run, programs=False)
+        source = (
+            open_data(data, found.model, batch_size, max_samples=max_samples, skip=skip_bad, **asked)
+            if data is not None
+            else None
+        )
+        if source is not None and source.preparation is not None:
+            out.note(f"images: {source.preparation}")
         out.step("swapping")
         surgery = swap_model(
             found.model,
             cast(Target, to),
             groups=count,
+            data=source.batches if source is not None else None,
+            tune=tune,
+            max_samples=max_samples,
             inputs=opening.example(context, found),
             only=only or "*",
             inplace=True,
+            progress=lambda step, done: out.advance(
+                step, done, tune if step == "tuning" else source.samples if source is not None else None
+            ),
         )
         plan, change = surgery.plan, surgery.report
+        left_out = source.left_out if source is not None else []
         told, rows = _summary(plan, change), [_HEAD, *_rows(plan, change)]
         failure = opening.left_over(plan, strict, "stay")
         written = None
@@ -105,11 +143,22 @@ def swap(
             if plan.swaps:
                 text.table(console, rows, names=2)
             text.line(console, "swapped", told)
+            if left_out:
+                text.line(console, "left out", few(left_out))
+            for note in plan.notes:
+                text.note(console, note)
             text.stays(console, plan.refusals)
             text.output(console, written)
 
         out.result(
-            {"model": loading, "dry_run": dry_run, "plan": plan, "change": change, "output": written},
+            {
+                "model": loading,
+                "dry_run": dry_run,
+                "plan": plan,
+                "change": change,
+                "left_out": left_out,
+                "output": written,
+            },
             {
                 o.Format.text: screen,
                 o.Format.github: lambda c: reports.notices(c, "swap", told, plan),
@@ -145,6 +194,12 @@ def _summary(plan: Plan, change: Change) -> str:
     from bntools.cli.text import norms
 
     told = f"{len(plan.edits)} of {norms(len(plan.sites))}"
+    if change.samples:
+        told += f", fitted to {change.samples} samples"
+    if change.tuned is not None:
+        before, after = change.tuned
+        why = f", which took it from {before:.2e} to {after:.2e}" if after < before else ", and taken back"
+        told += f", tuned for {change.steps} steps{why}"
     if change.output is None:
         return f"{told}; nothing was measured, since no inputs were given and none could be guessed"
     return f"{told}; the outputs differ by {change.output:.2e} of their size"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from bntools.core.capture import first_line
 from bntools.core.example import Example
 from bntools.core.inputs import argument_names, as_model, type_and_device
 from bntools.core.leaves import tensors_of
-from bntools.errors import BntoolsError, UsageError
+from bntools.errors import BntoolsError, CaptureError, UsageError
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on a batch."""
@@ -132,6 +132,29 @@ def call(model: nn.Module, batch: Any) -> Any:
     if isinstance(batch, tuple | list):
         return model(batch[0])
     return model(batch)
+
+
+def run(forward: Forward, model: nn.Module, batch: Batch) -> Any:
+    """Run a model on a batch; what it raises names the batch.
+
+    Raises:
+        CaptureError: if the model does not run on it.
+    """
+    try:
+        return forward(model, batch.content)
+    except BntoolsError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {first_line(error)}"
+        raise CaptureError(
+            f"batch {batch.number}: the model does not run on it: {what}",
+            todo="give batches as its forward takes them, or forward=",
+        ) from error
+
+
+def fresh(batch: Batch) -> Batch:
+    """The same batch in memory of its own, since a forward may write into what it is given."""
+    return replace(batch, content=_map(batch.content, lambda tensor: tensor.clone()))
 
 
 def _samples(content: Any) -> int | None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bntools.core.capture import first_line
-from bntools.core.example import Example
 from bntools.core.leaves import tensors_of
 from bntools.core.untouched import untouched
-from bntools.errors import CaptureError
+from bntools.errors import BntoolsError, CaptureError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,32 +26,73 @@ class Change:
         layers: of each module that was swapped, what it returns, by its path; those below are swapped too.
         output: of all that the model returns; None if nothing was measured.
         inputs: what it was measured on.
+        samples: on how many the new norms were fitted, 0 if on none.
+        steps: for how many they were tuned.
+        tuned: the difference of the outputs on data before and after that; None without.
     """
 
     layers: tuple[tuple[str, float], ...] = ()
     output: float | None = None
     inputs: str = ""
+    samples: int = 0
+    steps: int = 0
+    tuned: tuple[float, float] | None = None
 
 
-def change_between(old: nn.Module, new: nn.Module, paths: Sequence[str], example: Example | None) -> Change:
-    """Run both models on an example, in eval.
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Something to run models on.
+
+    Args:
+        text: what, in words.
+        run: returns what a model makes of it.
+    """
+
+    text: str
+    run: Callable[[nn.Module], Any]
+
+
+def change_between(old: nn.Module, new: nn.Module, paths: Sequence[str], trial: Trial | None) -> Change:
+    """Run both models, in eval.
 
     Args:
         old, new: models whose modules have the same paths; they are as they were afterwards.
         paths: of the modules to look at.
-        example: what to run them on; None to measure nothing.
+        trial: what to run them on; None to measure nothing.
 
     Raises:
         CaptureError: if one does not run on it.
     """
-    if example is None:
+    if trial is None:
         return Change()
-    before, after = (_seen(model, paths, example) for model in (old, new))
-    layers = tuple((path, _apart(before[path], after[path])) for path in paths if path in before)
-    return Change(layers, _apart(before[None], after[None]), f"{example} ({example.origin})")
+    before, after = (_seen(model, paths, trial) for model in (old, new))
+    layers = tuple((path, apart(before[path], after[path])) for path in paths if path in before)
+    return Change(layers, apart(before[None], after[None]), trial.text)
 
 
-def _seen(model: nn.Module, paths: Sequence[str], example: Example) -> dict[str | None, list[Tensor]]:
+def shapes_seen(model: nn.Module, paths: Sequence[str], trial: Trial | None) -> dict[str, tuple[int, ...]]:
+    """Of what comes to each of the modules, by path; the smallest, if several do.
+
+    Raises:
+        CaptureError: if the model does not run.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def look(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
+        if x is not None and (path not in shapes or x[0].numel() < math.prod(shapes[path][1:])):
+            shapes[path] = tuple(x.shape)
+
+    if trial is not None:
+        hooks = [
+            model.get_submodule(path).register_forward_pre_hook(partial(look, path), with_kwargs=True)
+            for path in paths
+        ]
+        _run(model, trial, hooks)
+    return shapes
+
+
+def _seen(model: nn.Module, paths: Sequence[str], trial: Trial) -> dict[str | None, list[Tensor]]:
     """What each of the modules returns in its last call, and the model, under None."""
     seen: dict[str | None, list[Tensor]] = {}
 
@@ -58,23 +100,30 @@ def _seen(model: nn.Module, paths: Sequence[str], example: Example) -> dict[str 
         seen[path] = [tensor.detach().clone() for tensor in tensors_of(result)]
 
     hooks = [model.get_submodule(path).register_forward_hook(partial(keep, path)) for path in paths]
+    seen[None] = list(tensors_of(_run(model, trial, hooks)))
+    return seen
+
+
+def _run(model: nn.Module, trial: Trial, hooks: Sequence[RemovableHandle]) -> Any:
+    """Run a model in eval, and take the hooks off it."""
     try:
         with untouched(model):
             model.eval()
-            seen[None] = list(tensors_of(example.fresh()(model)))
+            return trial.run(model)
+    except BntoolsError:
+        raise
     except Exception as error:
         why = f"{type(error).__name__}: {first_line(error)}"
         raise CaptureError(
-            f"the model does not run on {example} ({example.origin}): {why}",
-            todo="give inputs that it runs on",
+            f"the model does not run on {trial.text}: {why}", todo="give inputs that it runs on"
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
-    return seen
 
 
-def _apart(old: Sequence[Tensor], new: Sequence[Tensor]) -> float:
+def apart(old: Sequence[Tensor], new: Sequence[Tensor]) -> float:
+    """``‖new − old‖/‖old‖`` over all values of the floating tensors that have the same shape in both."""
     both = [(a, b) for a, b in zip(old, new, strict=False) if a.is_floating_point() and a.shape == b.shape]
     if not both:
         return 0.0

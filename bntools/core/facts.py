@@ -94,7 +94,7 @@ def _facts(
     mean = own_tensor(module, "running_mean")
     statistics = mean is not None and own_tensor(module, "running_var") is not None
     batchnorm = isinstance(module, _BatchNorm)
-    normalises = statistics or batchnorm
+    normalises = statistics or batchnorm or isinstance(module, nn.GroupNorm)
     return ModuleFacts(
         paths=paths,
         kind=module.kind if isinstance(module, Operator) else type(module).__name__,
@@ -105,11 +105,15 @@ def _facts(
         accepts=accepts,
         statistics=statistics,
         batchnorm=batchnorm,
-        channels=mean.numel() if mean is not None else int(_number(module, "num_features") or 0),
+        channels=mean.numel() if mean is not None else int(_channels(module) or 0),
         eps=_number(module, "eps") if normalises else None,
         momentum=_number(module, "momentum") if normalises else None,
         batches=batches,
     )
+
+
+def _channels(module: nn.Module) -> float | None:
+    return _number(module, "num_features") or _number(module, "num_channels")
 
 
 def _number(module: nn.Module, name: str) -> float | None:

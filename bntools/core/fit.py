@@ -12,7 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.capture import fingerprint
-from bntools.core.changes import MIXING, NORM, Part, Swap, Switch
+from bntools.core.changes import MIXING, NORM, Norm, Part, Swap, Switch
 from bntools.core.host import Host
 from bntools.core.names import own_tensor
 from bntools.core.plan import REDUCED, Edit, Plan, Reduction
@@ -85,7 +85,8 @@ def _problems_of_swap(model: nn.Module, swap: Swap, tensors: Mapping[str, Tensor
         return
     mean = own_tensor(found[0], "running_mean") if found[0] is not None else None
     if mean is None or mean.numel() != swap.channels:
-        yield f"it has no running statistics of {swap.channels} channels"
+        if not _is_group(found[0], swap):
+            yield f"it has no running statistics of {swap.channels} channels"
     elif swap.groups < 1 or swap.channels % swap.groups or swap.space not in (1, 2, 3) or not swap.eps >= 0:
         yield f"{swap.groups} groups, {swap.space} axes and an ε of {swap.eps} make no norm"
     for key in swap.keys:
@@ -94,6 +95,11 @@ def _problems_of_swap(model: nn.Module, swap: Swap, tensors: Mapping[str, Tensor
         if tensors[key].shape != shape:
             yield f"{key} has another shape: {list(tensors[key].shape)}"
     yield from _problems_of_parts(swap.keeps, found[0], {*vars(nn.Sequential()), *dir(nn.Sequential), NORM})
+
+
+def _is_group(module: nn.Module | None, swap: Swap) -> bool:
+    """Whether it is a GroupNorm that a BatchNorm can take the place of."""
+    return type(module) is nn.GroupNorm and swap.norm is Norm.BATCH and module.num_channels == swap.channels
 
 
 def _problems_of_switch(model: nn.Module, switch: Switch) -> Iterator[str]:

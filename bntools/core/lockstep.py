@@ -8,7 +8,7 @@ would have a pool of OpenMP workers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -49,15 +49,16 @@ class Lockstep:
     is known yet it is the order in which the model registers its modules.
 
     Args:
-        norms: the BatchNorms to stop at, by their path.
+        norms: the modules to stop at, each with a path; forwards of several models meet at the modules of one
+            path.
         meet: called at each stop; what it writes into the BatchNorm's statistics normalises all that wait.
         ranks: the processes whose forwards meet: all come to the same stops in the same order.
     """
 
-    def __init__(self, norms: Mapping[str, nn.Module], meet: Meet, ranks: Ranks) -> None:
+    def __init__(self, norms: Sequence[tuple[str, nn.Module]], meet: Meet, ranks: Ranks) -> None:
         self._norms, self._meet, self._ranks = norms, meet, ranks
         self._order: list[Stop] = []
-        self._rank = {path: at for at, path in enumerate(norms)}
+        self._rank = {path: at for at, path in enumerate(dict(norms))}
 
     @property
     def order(self) -> tuple[Stop, ...]:
@@ -75,7 +76,7 @@ class Lockstep:
         """
         hooks = [
             norm.register_forward_pre_hook(partial(self._stop, path), with_kwargs=True)
-            for path, norm in self._norms.items()
+            for path, norm in self._norms
         ]
         runners = [_Runner(number, forward) for number, forward in enumerate(forwards)]
         try:

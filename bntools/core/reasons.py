@@ -42,6 +42,7 @@ class Reason(StrEnum):
     ONE_VALUE = "one-value"
     GROUPS = "groups"
     ALREADY = "already"
+    NO_DATA = "no-data"
 
 
 _PROGRAM = ", or fold the captured program: -o model.pt2"
@@ -77,7 +78,8 @@ REMEDIES: Mapping[Reason, str] = {
     Reason.NOT_SELECTED: "leave out only=, or name it there",
     Reason.TIED: "choose that layer as well, or freeze the statistics only: affine=False",
     Reason.NOT_FROZEN: "there is nothing to undo",
-    Reason.ONE_VALUE: "choose fewer groups: of one value nothing is left",
+    Reason.ONE_VALUE: "choose fewer groups, or give larger inputs: of one value nothing is left",
     Reason.GROUPS: "choose a number of groups that divides its channels, or auto",
     Reason.ALREADY: "there is nothing to do",
+    Reason.NO_DATA: "give data to find its statistics in: data=, --data",
 }

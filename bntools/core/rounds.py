@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from bntools.core.batches import Batch, Forward, cut
-from bntools.core.capture import first_line
+from bntools.core.batches import Batch, Forward, cut, fresh, run
 from bntools.core.inputs import type_and_device
 from bntools.core.leaves import tensors_of
 from bntools.core.lockstep import Lockstep, Stop
 from bntools.core.memory import Meter, free
 from bntools.core.ranks import Ranks
-from bntools.core.running import Running
-from bntools.errors import BntoolsError, CaptureError, UsageError
+from bntools.errors import UsageError
 
 CONVERGED = 0.01, 0.02
 """The standard errors, of μ in units of σ and of log σ², below which more data is not asked for."""
@@ -33,14 +31,39 @@ Progress = Callable[[str, float], None]
 """Told what is being done, and of how many samples that is done: a share of those in lock-step counts."""
 
 
+class Meeting(Protocol):
+    """Meets forwards at their stops, and finds something out from what they bring.
+
+    Attributes:
+        stops: where: modules with their paths.
+        ranks: the processes whose forwards are met together.
+    """
+
+    @property
+    def stops(self) -> Sequence[tuple[str, nn.Module]]: ...
+
+    @property
+    def ranks(self) -> Ranks: ...
+
+    def group(self, batches: Sequence[Batch]) -> AbstractContextManager[None]:
+        """Inside this, the forwards of these batches are met: those of the first model, then of the next."""
+
+    def meet(self, stop: Stop, there: Sequence[tuple[int, Tensor]]) -> None:
+        """Look at all that stand at a stop before they go on."""
+
+    def errors(self) -> Mapping[str, tuple[float, float]]:
+        """The standard errors of what has been found out, by path: of μ in units of σ, and of log σ²."""
+
+
 @dataclass(slots=True)
 class Rounds:
-    """Runs a model on batches, in groups.
+    """Runs models on batches, in groups.
 
     Args:
-        model: in eval.
-        running: meets the forwards.
-        forward: runs the model on a batch.
+        models: in eval; each batch is run by each of them.
+        meeting: meets the forwards.
+        word: what is being done.
+        forward: runs a model on a batch.
         autocast: the type to run it in, None for its own.
         progress: told how far it is.
 
@@ -53,8 +76,9 @@ class Rounds:
         probe: a few samples, with what the model returned for them before and in lock-step.
     """
 
-    model: nn.Module
-    running: Running
+    models: Sequence[nn.Module]
+    meeting: Meeting
+    word: str
     forward: Forward
     autocast: torch.dtype | None
     progress: Progress
@@ -71,7 +95,7 @@ class Rounds:
     _waiting: int = 0
 
     def __post_init__(self) -> None:
-        self.lockstep = Lockstep(self.running.norms, self._meet, self.running.ranks)
+        self.lockstep = Lockstep(self.meeting.stops, self._meet, self.meeting.ranks)
 
     def run(
         self,
@@ -92,7 +116,7 @@ class Rounds:
             UsageError: if there are no batches, or what the model makes of one is not finite.
             CaptureError: if the model does not run on one.
         """
-        talk = self.running.ranks.talk
+        talk = self.meeting.ranks.talk
         waiting = iter(batches)
         first = next(waiting, None)
         if not any(talk(first is not None)):
@@ -107,7 +131,7 @@ class Rounds:
             said = talk((sum(batch.samples for batch in group or ()), len(group or ())))
             samples = sum(samples for samples, _ in said)
             self._stops, self._waiting = 0, samples
-            with self.running.group(group or ()):
+            with self.meeting.group(group or ()):
                 results = self._forwards(group or ())
             if self.probe is not None and self.probe[2] is None:
                 few, before, _ = self.probe
@@ -117,24 +141,24 @@ class Rounds:
             self.batches += sum(batches for _, batches in said)
             self.samples += samples
             self.virtual_batch = max(self.virtual_batch, samples)
-            self.progress("recalibrating", self.samples)
+            self.progress(self.word, self.samples)
             self.converged = stop and self.groups > 1 and talk(self._is_enough())[0]
         else:
             self.converged = False  # whether more would change something, nobody knows: there is none
 
     def _meet(self, stop: Stop, there: Sequence[tuple[int, Tensor]]) -> None:
-        self.running.meet(stop, there)
+        self.meeting.meet(stop, there)
         self._stops += 1
         share = min(self._stops / len(self.lockstep.order), 1.0)
-        self.progress("recalibrating", self.samples + self._waiting * share)
+        self.progress(self.word, self.samples + self._waiting * share)
 
     def _rehearse(self, first: Batch, asked: int | str, memory: int | None) -> tuple[float, tuple[Stop, ...]]:
         """Run a few samples as the model is: for how many fit into the memory, and the order of the stops."""
         few = min(first.samples, _FEW)
         probe = Batch(first.number, few, cut(first.content, first.samples, few))
-        alone = Lockstep(self.running.norms, lambda stop, there: None, Ranks())
+        alone = Lockstep(self.meeting.stops, lambda stop, there: None, Ranks())
         with Meter() as meter, self._casting():
-            (before,) = alone.run([partial(self._run, probe, True)])
+            before, *_ = alone.run([partial(self._run, model, probe, True) for model in self.models])
         self.probe = probe, before, None
         return self._size(probe, meter.peak, asked, memory), alone.order
 
@@ -157,9 +181,9 @@ class Rounds:
         if self.probe is not None:
             batch, before, trained = self.probe
             with self._casting():
-                after = self._run(batch, True)
+                after = self._run(self.models[0], batch, True)
             gaps = _apart(before, trained), _apart(after, trained)
-        said = self.running.ranks.talk(gaps)
+        said = self.meeting.ranks.talk(gaps)
         old, new = zip(*said, strict=True)
         return max(_known(old), default=None), max(_known(new), default=None)
 
@@ -168,7 +192,7 @@ class Rounds:
             return float("inf")
         if asked == "single":
             return 0
-        ranks = self.running.ranks
+        ranks = self.meeting.ranks
         if asked != "auto":
             return int(asked) / ranks.size
         tensors = list(tensors_of(probe.content))
@@ -182,29 +206,26 @@ class Rounds:
         if self.samples < self._checked * _MORE:
             return False
         self._checked = self.samples
-        errors = self.running.errors().values()
+        errors = self.meeting.errors().values()
         return all(mean < CONVERGED[0] and var < CONVERGED[1] for mean, var in errors)
 
     def _forwards(self, group: Sequence[Batch]) -> list[Any]:
         with self._casting():
-            return self.lockstep.run([partial(self._run, batch, at == 0) for at, batch in enumerate(group)])
+            return self.lockstep.run(
+                [
+                    partial(self._run, model, batch, keep=at == 0)
+                    for model in self.models
+                    for at, batch in enumerate(group)
+                ]
+            )
 
     def _casting(self) -> AbstractContextManager[Any]:
         if self.autocast is None:
             return nullcontext()
-        return torch.autocast(type_and_device(self.model)[1].type, self.autocast)
+        return torch.autocast(type_and_device(self.models[0])[1].type, self.autocast)
 
-    def _run(self, batch: Batch, keep: bool) -> Any:
-        try:
-            result = self.forward(self.model, batch.content)
-        except BntoolsError:
-            raise
-        except Exception as error:
-            what = f"{type(error).__name__}: {first_line(error)}"
-            raise CaptureError(
-                f"batch {batch.number}: the model does not run on it: {what}",
-                todo="give batches as its forward takes them, or forward=",
-            ) from error
+    def _run(self, model: nn.Module, batch: Batch, keep: bool) -> Any:
+        result = run(self.forward, model, fresh(batch) if len(self.models) > 1 else batch)
         return result if keep else None
 
 

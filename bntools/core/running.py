@@ -74,6 +74,11 @@ class Running:
         self._sound: list[tuple[str, list[int], Tensor]] = []
         self.calls: dict[str, int] = defaultdict(int)
 
+    @property
+    def stops(self) -> Sequence[tuple[str, nn.Module]]:
+        """Where forwards are met."""
+        return tuple(self.norms.items())
+
     @contextmanager
     def group(self, batches: Sequence[Batch]) -> Iterator[None]:
         """Inside this, the forwards of these batches are met.

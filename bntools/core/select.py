@@ -33,7 +33,13 @@ class Selected:
     left: Mapping[str, tuple[Reason, str]]
 
 
-def select(model: nn.Module, only: str | Sequence[str] = "*", *, include_frozen: bool = False) -> Selected:
+def select(
+    model: nn.Module,
+    only: str | Sequence[str] = "*",
+    *,
+    include_frozen: bool = False,
+    others: tuple[type[nn.Module], ...] = (),
+) -> Selected:
     """The BatchNorms of a model that have statistics and are asked for.
 
     Args:
@@ -42,6 +48,7 @@ def select(model: nn.Module, only: str | Sequence[str] = "*", *, include_frozen:
             module is about all that is inside it.
         include_frozen: also those that a training loop would leave as they are: in eval in a model that
             trains, with a momentum of 0, or of a class that never updates them.
+        others: classes of other norms that are asked for as well.
 
     Raises:
         UsageError: if a pattern matches no BatchNorm.
@@ -55,7 +62,11 @@ def select(model: nn.Module, only: str | Sequence[str] = "*", *, include_frozen:
     norms: dict[str, nn.Module] = {}
     left: dict[str, tuple[Reason, str]] = {}
     modules = dict(modules_of(model))
-    facts = {path: each for path, each in facts_of(model).items() if _is_norm(modules[path])}
+    facts = {
+        path: each
+        for path, each in facts_of(model).items()
+        if _is_norm(modules[path]) or isinstance(modules[path], others)
+    }
     paths = [path for each in facts.values() for path in each.paths]
     for pattern in patterns:
         if not any(_matches(path, pattern.removeprefix("!")) for path in paths):
@@ -66,13 +77,13 @@ def select(model: nn.Module, only: str | Sequence[str] = "*", *, include_frozen:
         module = modules[path]
         if not any(_chosen(name, patterns) for name in each.paths):
             left[path] = Reason.NOT_SELECTED, "it was not asked for"
-        elif not each.statistics:
+        elif not each.statistics and not isinstance(module, others):
             left[path] = Reason.NO_STATISTICS, "it has no running statistics"
         elif each.compiled:
             left[path] = Reason.COMPILED, "it is TorchScript"
         elif "running_mean" in module._parameters:
             left[path] = Reason.UNRECOGNISED, "its statistics are parameters, to be trained"
-        elif isinstance(module, _InstanceNorm):
+        elif isinstance(module, _InstanceNorm) and not isinstance(module, others):
             left[path] = Reason.UNRECOGNISED, "its statistics are of single samples"
         elif not include_frozen and (why := _frozen(module, model)):
             left[path] = Reason.FROZEN, why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -46,18 +47,31 @@ def groups_for(channels: int) -> int:
     return next(fits, 1)
 
 
-def swap_of(module: nn.Module, paths: tuple[str, ...], norm: Norm, groups: int | None) -> Swap | Left:
+def swap_of(
+    module: nn.Module,
+    paths: tuple[str, ...],
+    norm: Norm,
+    groups: int | None = None,
+    shape: tuple[int, ...] | None = None,
+    *,
+    data: bool = False,
+) -> Swap | Left:
     """What takes the place of a module, or why nothing does.
 
     Args:
-        module: with running statistics.
+        module: with running statistics; for a BatchNorm also a GroupNorm.
         paths: all of its.
         norm: what is asked for.
         groups: of a GroupNorm; None for `groups_for` its channels.
+        shape: of what comes to it, if that is known.
+        data: whether there is some to find statistics in.
     """
+    if type(module) is nn.GroupNorm:
+        return _from_group(module, paths, norm, shape if data else None)
     kind = type(module).__name__
     mean, eps = own_tensor(module, "running_mean"), getattr(module, "eps", None)
-    assert mean is not None
+    if mean is None:
+        return Left(Reason.NO_STATISTICS, "it has no running statistics")
     channels = len(mean)
     if not isinstance(eps, float):
         return Left(Reason.UNRECOGNISED, f"{kind} does not say its ε")
@@ -76,13 +90,27 @@ def swap_of(module: nn.Module, paths: tuple[str, ...], norm: Norm, groups: int |
     if norm in (Norm.GROUP, Norm.INSTANCE):
         if channels % count:
             return Left(Reason.GROUPS, f"{count} groups do not divide {channels} channels")
-        if space == 1 and count == channels:
-            return Left(Reason.ONE_VALUE, "of an input (N, C) each group would hold one value a sample")
+        values = channels // count * math.prod(shape[2:]) if shape else 2 - (space == 1 and count == channels)
+        if values == 1:
+            of = f"({', '.join(map(str, ('N', *shape[1:])))})" if shape else "(N, C)"
+            return Left(Reason.ONE_VALUE, f"of an input {of} each group would hold one value a sample")
     tracks = norm.tracks
     own = [own_tensor(module, name) is not None for name in ("weight", "bias")]
     weight, bias = own if tracks else (True, True)
     momentum = getattr(module, "momentum", 0.1) if tracks else None
     return Swap(paths, norm, channels, eps, momentum, count if not tracks else 1, space, weight, bias, keeps)
+
+
+def _from_group(
+    module: nn.GroupNorm, paths: tuple[str, ...], norm: Norm, shape: tuple[int, ...] | None
+) -> Swap | Left:
+    """A BatchNorm for a GroupNorm: what its statistics are, only data can tell."""
+    if norm is not Norm.BATCH:
+        return Left(Reason.ALREADY, "it is a GroupNorm")
+    if shape is None:
+        return Left(Reason.NO_DATA, "it knows nothing of other samples than the one that it normalises")
+    space = max(len(shape) - 2, 1)
+    return Swap(paths, norm, module.num_channels, module.eps, momentum=0.1, space=space)
 
 
 def _alone(module: nn.Module, channels: int) -> tuple[int, tuple[Part, ...]] | Left:
@@ -110,9 +138,13 @@ def _alone(module: nn.Module, channels: int) -> tuple[int, tuple[Part, ...]] | L
     return Left(Reason.SUBCLASS, f"{kind}: {why}")
 
 
-def tensors_of_swap(module: nn.Module, swap: Swap) -> dict[str, Tensor]:
-    """The tensors of the new norm by key, in the types of the old ones."""
+def tensors_of_swap(module: nn.Module, swap: Swap, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The tensors of the new norm by key, in the types of the old ones; in *dtype* where there are none."""
     own = {name: tensor.detach() for name in _NAMES if (tensor := own_tensor(module, name)) is not None}
+    if "running_mean" not in own:  # whatever it starts from: it is fitted to data
+        ones = own.get("weight", torch.ones(swap.channels, dtype=dtype)).new_ones(swap.channels)
+        own = {"weight": ones, "running_var": ones, **own}
+        own |= {name: own.get(name, torch.zeros_like(ones)) for name in ("bias", "running_mean")}
     if swap.norm.tracks:
         own |= dict.fromkeys(MIXING, dominant().to(own["running_mean"]))
         count = own.get("num_batches_tracked", torch.tensor(0))
@@ -132,12 +164,13 @@ def norm_of(swap: Swap, old: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Mod
         old: the module whose place it takes; one with running statistics has the very tensors of it.
         tensors: by their names in it.
     """
-    like = own_tensor(old, "running_mean")
-    assert like is not None
+    statistics = own_tensor(old, "running_mean")
+    like = next(t for t in (statistics, own_tensor(old, "weight"), *tensors.values()) if t is not None)
     norm = _empty(swap).to(like.device)
     for name, tensor in tensors.items():
         was = own_tensor(old, name)
-        new = was if was is not None and swap.norm.tracks else tensor.to(like.device)
+        stays = statistics is not None and swap.norm.tracks
+        new = was if was is not None and stays else tensor.to(like.device)
         if name in norm._buffers:
             norm._buffers[name] = new
             continue

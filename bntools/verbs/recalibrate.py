@@ -108,7 +108,7 @@ def recalibrate(
             ranks.agree("the options", [virtual_batch, prior, method, stop])
         batches = Batches(data, target, ranks.share(max_samples), skip)
         running = Running(selected.norms, ranks, prior, ema=method == "ema")
-        rounds = Rounds(target, running, forward or call, autocast, progress)
+        rounds = Rounds((target,), running, "recalibrating", forward or call, autocast, progress)
         with untouched(target):
             target.eval()
             rounds.run(batches, "single" if method == "ema" else virtual_batch, stop, memory)

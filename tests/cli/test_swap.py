@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import bntools as bn
+from bntools.core.data import open_data
 from tests.cli.conftest import Run, digests
 from tests.season import season
 
@@ -99,3 +101,87 @@ def test_what_is_refused_stays_and_is_told(run: Run, saved: Saved) -> None:
     assert "64 groups do not divide 32 channels" in ran.out
     found = bn.load("model.swapped.pt")
     assert [type(found[at]).__name__ for at in (1, 4)] == ["BatchNorm2d", "GroupNorm"]
+
+
+def test_with_data_it_writes_what_the_api_gives(run: Run, saved: Saved) -> None:
+    model = nn.Sequential(*net(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    saved(model, "my model.pt")
+    data = torch.randn(20, 3, 12, 12)
+    np.save("data.npy", data.numpy())
+    flags = (
+        "--data",
+        "data.npy",
+        "--batch-size",
+        "6",
+        "--max-samples",
+        "14",
+        "--tune",
+        "40",
+        "--groups",
+        "4",
+    )
+    ran = run("swap", "my model.pt", *flags)
+    assert ran.code == 0, ran.err
+    assert "2 of 2 BatchNorms, fitted to 14 samples, tuned for 40 steps, which took it from" in " ".join(
+        ran.out.split()
+    )
+    found, parts = bn.load("my model.swapped.pt"), open_data("data.npy", model, 6, max_samples=14).batches
+    want = bn.swap(model, groups=4, data=parts, tune=40).model
+    torch.testing.assert_close(found.eval()(X), want.eval()(X), rtol=1e-5, atol=1e-5)
+    twin = bn.swap(model, groups=4, data=data.split(6), tune=40).model
+    assert (found.eval()(X) - twin.eval()(X)).abs().max() > 1e-4
+
+
+def test_rows_that_hold_nan_are_left_out(run: Run, saved: Saved) -> None:
+    saved(net())
+    data = torch.randn(9, 3, 12, 12)
+    data[4, 0, 0, 0] = torch.nan
+    np.save("data.npy", data.numpy())
+    ran = run("swap", "model.pt", "--data", "data.npy", "--skip-bad")
+    assert ran.code == 0, ran.err
+    assert "fitted to 8 samples" in " ".join(ran.out.split())
+    assert "row 4" in ran.out
+
+
+def test_a_groupnorm_becomes_a_batchnorm_by_data(run: Run, saved: Saved) -> None:
+    saved(bn.swap(net(), groups=4, inputs=X).model)
+    np.save("data.npy", X.numpy())
+    ran = run("swap", "model.pt", "--to", "batch", *ON)
+    assert ran.code == 0, ran.err
+    assert "no-data" in ran.out
+    assert not Path("model.swapped.pt").exists()
+    ran = run("swap", "model.pt", "--to", "batch", "--data", "data.npy")
+    assert ran.code == 0, ran.err
+    assert [type(bn.load("model.swapped.pt")[at]).__name__ for at in (1, 4)] == ["BatchNorm2d"] * 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--tune", "3"), "--tune: there is no data to train on"),
+        (("--data", "missing.npy"), "missing.npy"),
+        (("--data", "data.npy", "--to", "sync"), "data: nothing is fitted for to='sync'"),
+        (("--data", "data.npy", "--crop", "64"), "--crop: is for a folder of images"),
+        (("--data", "wrong.npy"), "batch 0: the model does not run on it"),
+        (("--data", "nan.npy"), "row 0 holds NaN"),
+    ],
+)
+def test_data_that_is_wrong_is_told(run: Run, saved: Saved, flags: tuple[str, ...], message: str) -> None:
+    saved(net())
+    np.save("data.npy", X.numpy())
+    np.save("wrong.npy", X.numpy()[:, :2])
+    np.save("nan.npy", X.numpy() * np.nan)
+    before = digests(Path())
+    ran = run("swap", "model.pt", *flags)
+    assert ran.code in (2, 4), ran.out
+    assert message in " ".join(ran.err.split())
+    assert "Traceback" not in ran.err
+    assert digests(Path()) == before
+
+
+def test_as_many_groups_as_channels_are_pointed_out(run: Run, saved: Saved) -> None:
+    saved(net())
+    assert "as many groups as channels" in " ".join(
+        run("swap", "model.pt", *ON, "--groups", "32").out.split()
+    )
+    assert "as many groups as" not in run("swap", "model.pt", *ON, "--groups", "16", "--force").out
