@@ -63,6 +63,14 @@ def swap(
             envvar="BNTOOLS_TUNE",
         ),
     ] = 0,
+    weight_standardization: Annotated[
+        bool,
+        typer.Option(
+            "--weight-standardization",
+            help="Also train the convolutions' filters apart from their mean and norm.",
+            envvar="BNTOOLS_WEIGHT_STANDARDIZATION",
+        ),
+    ] = False,
     resize: images.Resize = None,
     crop: images.Crop = None,
     mean: images.Mean = None,
@@ -121,6 +129,7 @@ def swap(
             groups=count,
             data=source.batches if source is not None else None,
             tune=tune,
+            weight_standardization=weight_standardization,
             max_samples=max_samples,
             inputs=opening.example(context, found),
             only=only or "*",

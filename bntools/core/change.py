@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakIdKeyDictionary
 
 from bntools.core.capture import first_line
 from bntools.core.leaves import tensors_of
@@ -70,26 +72,53 @@ def change_between(old: nn.Module, new: nn.Module, paths: Sequence[str], trial: 
     return Change(layers, apart(before[None], after[None]), trial.text)
 
 
-def shapes_seen(model: nn.Module, paths: Sequence[str], trial: Trial | None) -> dict[str, tuple[int, ...]]:
-    """Of what comes to each of the modules, by path; the smallest, if several do.
+@dataclass(slots=True)
+class Coming:
+    """What comes to a module.
+
+    Args:
+        shape: of its input; of the smallest, if there are several.
+        convs: the paths of the convolutions whose outputs they are.
+    """
+
+    shape: tuple[int, ...]
+    convs: set[str]
+
+
+def coming(model: nn.Module, paths: Sequence[str], trial: Trial | None) -> dict[str, Coming]:
+    """What comes to each of the modules, by path.
 
     Raises:
         CaptureError: if the model does not run.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    found: dict[str, Coming] = {}
+    made = WeakIdKeyDictionary()
 
     def look(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         x = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-        if x is not None and (path not in shapes or x[0].numel() < math.prod(shapes[path][1:])):
-            shapes[path] = tuple(x.shape)
+        if x is None:
+            return
+        here = found.setdefault(path, Coming(tuple(x.shape), set()))
+        if x[0].numel() < math.prod(here.shape[1:]):
+            here.shape = tuple(x.shape)
+        if x in made:
+            here.convs.add(made[x])
 
-    if trial is not None:
-        hooks = [
-            model.get_submodule(path).register_forward_pre_hook(partial(look, path), with_kwargs=True)
-            for path in paths
-        ]
-        _run(model, trial, hooks)
-    return shapes
+    def keep(path: str, module: nn.Module, args: Any, result: Any) -> None:
+        if isinstance(result, Tensor):
+            made[result] = path
+
+    if trial is None:
+        return found
+    hooks = [
+        model.get_submodule(path).register_forward_pre_hook(partial(look, path), with_kwargs=True)
+        for path in paths
+    ]
+    for path, module in model.named_modules():
+        if isinstance(module, _ConvNd):
+            hooks.append(module.register_forward_hook(partial(keep, path)))
+    _run(model, trial, hooks)
+    return found
 
 
 def _seen(model: nn.Module, paths: Sequence[str], trial: Trial) -> dict[str | None, list[Tensor]]:

@@ -9,6 +9,8 @@ NORM = "norm"
 """What a norm is called that stands in front of what its module does besides."""
 MIXING = "mean_weight", "var_weight"
 """What a SwitchableNorm has besides: how much each kind of statistics counts."""
+FILTER = "gain", "offset"
+"""What a standardised convolution has besides: the norm and the mean of each filter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,24 @@ class Swap:
         names += ["running_mean", "running_var", "num_batches_tracked"] * self.norm.tracks
         names += [*MIXING] * (self.norm is Norm.SWITCHABLE)
         return tuple(f"{self.path}.{name}" for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Standardization:
+    """A convolution whose filters are trained apart from their mean and their norm.
+
+    Args:
+        path: of the module.
+        eps: added to the variance of a filter.
+    """
+
+    path: str
+    eps: float
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of its tensors."""
+        return tuple(f"{self.path}.{name}" for name in FILTER)
 
 
 @dataclass(frozen=True, slots=True)

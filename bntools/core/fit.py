@@ -12,7 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.capture import fingerprint
-from bntools.core.changes import MIXING, NORM, Norm, Part, Swap, Switch
+from bntools.core.changes import MIXING, NORM, Norm, Part, Standardization, Swap, Switch
 from bntools.core.host import Host
 from bntools.core.names import own_tensor
 from bntools.core.plan import REDUCED, Edit, Plan, Reduction
@@ -21,6 +21,7 @@ from bntools.core.untouched import untouched
 from bntools.errors import PlanError
 from bntools.norms.frozen import frozen
 from bntools.norms.padded import PADDED
+from bntools.norms.standardized import why_not
 
 _CLASSES = {name: len(args) for name, args in ACTIVATIONS.values()}
 
@@ -56,6 +57,9 @@ def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> No
             raise PlanError(
                 f"plan: {plain(swap.paths[:1])}: {plain(problem, 300)}", todo="swap the model again"
             )
+    for conv in plan.standardized:
+        for problem in _problems_of_standardization(model, conv, tensors):
+            raise PlanError(f"plan: {plain(conv.path)}: {plain(problem, 300)}", todo="swap the model again")
     for switch in plan.switches:
         for problem in _problems_of_switch(model, switch):
             raise PlanError(
@@ -100,6 +104,23 @@ def _problems_of_swap(model: nn.Module, swap: Swap, tensors: Mapping[str, Tensor
 def _is_group(module: nn.Module | None, swap: Swap) -> bool:
     """Whether it is a GroupNorm that a BatchNorm can take the place of."""
     return type(module) is nn.GroupNorm and swap.norm is Norm.BATCH and module.num_channels == swap.channels
+
+
+def _problems_of_standardization(
+    model: nn.Module, conv: Standardization, tensors: Mapping[str, Tensor]
+) -> Iterator[str]:
+    module = registered(model, conv.path)
+    if module is None or not conv.path:
+        yield "the model has no such convolution"
+        return
+    if why := why_not(module):
+        yield f"it cannot be standardised: {why}"
+        return
+    if not conv.eps > 0:
+        yield f"an ε of {conv.eps}"
+    for key in conv.keys:
+        if tensors[key].shape != (module.out_channels,) or not tensors[key].is_floating_point():
+            yield f"{key} should be {[module.out_channels]} numbers, not {list(tensors[key].shape)}"
 
 
 def _problems_of_switch(model: nn.Module, switch: Switch) -> Iterator[str]:

@@ -26,6 +26,7 @@ from bntools.errors import PlanError
 from bntools.norms.channelwise import ChannelAffine
 from bntools.norms.frozen import affine_of, freeze_, frozen, unfreeze_
 from bntools.norms.padded import pad_with_
+from bntools.norms.standardized import standardize_
 
 _HOOKS = ("_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 
@@ -62,6 +63,9 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
         _refill(model, {key: tensors[key] for key in plan.statistics})
         for swap in plan.swaps:
             _exchange(model, swap, tensors)
+        for conv in plan.standardized:
+            kept = {key.rpartition(".")[2]: tensors[key] for key in conv.keys}
+            standardize_(model.get_submodule(conv.path), kept, eps=conv.eps)
         for switch in plan.switches:
             _switch(model.get_submodule(switch.path), switch)
     except BaseException:
@@ -242,7 +246,7 @@ def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
     paths = {key.rpartition(".")[0] for h in plan.hosts for key in (*h.weight, *h.bias, *h.keys)}
     paths |= {path.rpartition(".")[0] for change in plan.changes for path in change.removes}
     paths |= {host.path for host in plan.hosts if host.bake}
-    paths |= {switch.path for switch in plan.switches}
+    paths |= {switch.path for switch in plan.switches} | {conv.path for conv in plan.standardized}
     paths |= {path.rpartition(".")[0] for swap in plan.swaps for path in swap.paths}
     kept: list[tuple[nn.Module, type, dict[str, Any], list[tuple[dict[Any, Any], dict[Any, Any]]]]] = []
     for module in {id(m): m for m in map(model.get_submodule, sorted(paths))}.values():

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import cast
 
-from bntools.core.changes import Part, Swap, Switch
+from bntools.core.changes import Part, Standardization, Swap, Switch
 from bntools.core.host import Host
 from bntools.core.numbers import Maps
 from bntools.core.reasons import REMEDIES, Reason
 from bntools.core.records import plain, record
 from bntools.errors import PlanError
 
-VERSION = 4
+VERSION = 5
 
 REDUCED = "affine"
 """What the layer is called in front of what its module does besides."""
@@ -178,6 +178,7 @@ class Plan:
         notes: what the reader should know about how it was made.
         promise: what holds after the edits.
         swaps: what another norm takes the place of.
+        standardized: the convolutions that are standardised.
         switches: what is frozen, or no longer is; a plan with any takes nothing out.
         maps: the numbers behind it; None in a plan that comes from a file.
     """
@@ -192,6 +193,7 @@ class Plan:
     reductions: tuple[Reduction, ...] = ()
     switches: tuple[Switch, ...] = ()
     swaps: tuple[Swap, ...] = ()
+    standardized: tuple[Standardization, ...] = ()
     maps: Maps | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -204,7 +206,12 @@ class Plan:
     @property
     def keys(self) -> frozenset[str]:
         """Of all tensors that change or are made."""
-        layers: tuple[Host | Reduction | Swap, ...] = (*self.hosts, *self.reductions, *self.swaps)
+        layers: tuple[Host | Reduction | Swap | Standardization, ...] = (
+            *self.hosts,
+            *self.reductions,
+            *self.swaps,
+            *self.standardized,
+        )
         return frozenset(self.statistics).union(*(layer.keys for layer in layers))
 
     @property

@@ -12,12 +12,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bntools.core.algebra import group_affine
 from bntools.core.capture import capture
-from bntools.core.changes import MIXING, Norm, Part, Swap
+from bntools.core.changes import MIXING, Norm, Part, Standardization, Swap
 from bntools.core.example import Example
 from bntools.core.names import own_tensor
 from bntools.core.reasons import Reason
 from bntools.core.sites import find_sites
 from bntools.errors import CaptureError
+from bntools.norms.standardized import standardization_of
 from bntools.norms.switchable import SWITCHABLE, dominant
 
 _SPACE: Mapping[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
@@ -154,6 +155,13 @@ def tensors_of_swap(module: nn.Module, swap: Swap, dtype: torch.dtype = torch.fl
     made = group_affine(gamma, beta, mean.double(), var.double(), swap.eps, swap.groups)
     like = own.get("weight", mean)
     return {key: tensor.to(like) for key, tensor in zip(swap.keys, made, strict=True)}
+
+
+def tensors_of_standardization(conv: nn.Module, how: Standardization) -> dict[str, Tensor]:
+    """What a standardised convolution has besides, by key."""
+    weight = own_tensor(conv, "weight")
+    assert weight is not None
+    return {f"{how.path}.{name}": kept for name, kept in standardization_of(weight, how.eps).items()}
 
 
 def norm_of(swap: Swap, old: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from bntools.core.batches import Forward, call
 from bntools.core.capture import check_eager, fingerprint
-from bntools.core.change import Change, Trial, change_between, shapes_seen
-from bntools.core.changes import Norm, Swap, Switch
+from bntools.core.change import Change, Coming, Trial, change_between, coming
+from bntools.core.changes import Norm, Standardization, Swap, Switch
 from bntools.core.exact import copied
 from bntools.core.example import Example
 from bntools.core.graft import graft_
@@ -25,12 +25,14 @@ from bntools.core.rounds import Progress
 from bntools.core.select import Selected, select
 from bntools.core.sites import site_of
 from bntools.core.surgery import Surgery
-from bntools.core.swapping import Left, swap_of, tensors_of_swap
+from bntools.core.swapping import Left, swap_of, tensors_of_standardization, tensors_of_swap
 from bntools.errors import CaptureError, UsageError
+from bntools.norms.standardized import EPS, why_not
 
 Target = Literal["group", "layer", "instance", "switchable", "frozen", "sync", "batch"]
 _NORMS = {"layer": Norm.GROUP, **{norm.value: norm for norm in Norm}}
-_FITTED = "group", "layer", "instance", "batch"
+_SINGLE = "group", "layer", "instance"
+_FITTED = *_SINGLE, "batch"
 _OTHERS = nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d
 """What a BatchNorm can take the place of, besides what has running statistics."""
 
@@ -42,6 +44,7 @@ def swap(
     groups: int | Literal["auto"] = "auto",
     data: Iterable[Any] | None = None,
     tune: int = 0,
+    weight_standardization: bool = False,
     forward: Forward = call,
     max_samples: int | None = 8192,
     inputs: Any = None,
@@ -72,6 +75,8 @@ def swap(
         data: batches without labels, as for `bntools.recalibrate`, to fit the new norms to. What can be read
             only once is held in memory.
         tune: for how many batches to train γ' and β', and nothing else, on the outputs of the old model.
+        weight_standardization: also train the filters of the convolutions right in front of the new norms
+            apart from their mean and norm, as `bntools.norms.StandardizedConv2d`; they compute what they did.
         forward: called with a model and a batch, for batches of any other form.
         max_samples: where to stop reading; None for all.
         inputs: to measure the difference on, as for `bntools.fold`; of the data, or guessed, if None.
@@ -98,6 +103,9 @@ def swap(
     """
     check_eager(model)
     _check(to, groups, data, tune, max_samples)
+    if weight_standardization and to not in _SINGLE:
+        todo = f"leave it out; it is for {', '.join(_SINGLE)}"
+        raise UsageError(f"weight_standardization: not for to={to!r}", todo=todo)
     with torch.inference_mode(False):
         source = None if data is None else Passes.of(data, model, max_samples, forward)
         trial = _trial(model, inputs, source)
@@ -105,13 +113,13 @@ def swap(
         left = dict(selected.left)
         swaps: list[Swap] = []
         switches: list[Switch] = []
-        shapes = shapes_seen(model, [*filter(None, selected.norms)], trial) if to != "frozen" else {}
+        here = coming(model, [*filter(None, selected.norms)], trial) if to != "frozen" else {}
         for path, module in selected.norms.items():
             if to == "frozen":
                 switches.append(Switch(path))
                 continue
             count = 1 if to == "layer" else None if groups == "auto" else int(groups)
-            paths, shape = selected.facts[path].paths, shapes.get(path)
+            paths, shape = selected.facts[path].paths, here[path].shape if path in here else None
             found = swap_of(module, paths, _NORMS[to], count, shape, data=source is not None)
             if not path:
                 found = Left(Reason.NO_MODULE, "the model is the BatchNorm itself, which nothing holds")
@@ -123,7 +131,10 @@ def swap(
         tensors: dict[str, Tensor] = {}
         for each in swaps:
             tensors |= tensors_of_swap(model.get_submodule(each.paths[0]), each, dtype)
-        plan = _plan(model, selected, left, swaps, switches, to)
+        convs, notes = _standardized(model, swaps, here) if weight_standardization else ((), ())
+        for conv in convs:
+            tensors |= tensors_of_standardization(model.get_submodule(conv.path), conv)
+        plan = _plan(model, selected, left, swaps, switches, convs, notes)
         change = Change()
         wanted = tuple(each for each in swaps if source is not None and wants_data(model, each))
         if source is not None and wanted:
@@ -133,7 +144,7 @@ def swap(
                 if each.norm is Norm.BATCH and f"{each.path}.weight" not in more.tensors:
                     left[each.paths[0]] = Reason.UNREACHED, "no batch reached it"
                     swaps.remove(each)
-            plan = _plan(model, selected, left, swaps, switches, to)
+            plan = _plan(model, selected, left, swaps, switches, convs, notes)
             tensors = {key: tensors[key] for key in plan.keys}
             change = Change(samples=more.samples, steps=tune if more.tuned else 0, tuned=more.tuned)
         target = copied(model)
@@ -168,12 +179,13 @@ def _plan(
     left: Mapping[str, tuple[Reason, str]],
     swaps: Sequence[Swap],
     switches: Sequence[Switch],
-    to: str,
+    convs: Sequence[Standardization],
+    notes: Sequence[str],
 ) -> Plan:
     """Every BatchNorm, either with what takes its place or with the reason why nothing does."""
     facts = selected.facts
     single = [each.paths[0] for each in swaps if each.norm is Norm.GROUP and 1 < each.groups == each.channels]
-    notes = [
+    alone = [
         f"{path}: as many groups as channels, so each channel is normalised by itself, as InstanceNorm does"
         for path in single
     ]
@@ -183,11 +195,32 @@ def _plan(
         tuple(Edit(site_of(path, facts[path])) for path in facts if path not in left),
         tuple(Refusal(site_of(path, facts[path]), *why) for path, why in left.items()),
         fingerprint(model),
-        notes=tuple(notes),
-        promise=Promise.SAME if exact and to in ("frozen", "sync", "batch") else Promise.NEW,
+        notes=(*alone, *notes),
+        promise=Promise.SAME if exact else Promise.NEW,
         switches=tuple(switches),
         swaps=tuple(swaps),
+        standardized=tuple(convs),
     )
+
+
+def _standardized(
+    model: nn.Module, swaps: Sequence[Swap], here: Mapping[str, Coming]
+) -> tuple[tuple[Standardization, ...], tuple[str, ...]]:
+    """The convolutions in front of new norms, and why some of them are left as they are."""
+    convs: dict[str, Standardization] = {}
+    notes = []
+    for swap in swaps:
+        came = here[swap.paths[0]].convs if swap.paths[0] in here else set()
+        if not came:
+            notes.append(
+                f"{swap.paths[0]}: no convolution right in front of it was seen, so none is standardised"
+            )
+        for path in sorted(came - convs.keys()):
+            if why := why_not(model.get_submodule(path)):
+                notes.append(f"{path}: it is not standardised: {why}")
+            else:
+                convs[path] = Standardization(path, EPS)
+    return tuple(convs.values()), tuple(notes)
 
 
 def _trial(model: nn.Module, inputs: Any, data: Passes | None) -> Trial | None:

@@ -185,3 +185,14 @@ def test_as_many_groups_as_channels_are_pointed_out(run: Run, saved: Saved) -> N
         run("swap", "model.pt", *ON, "--groups", "32").out.split()
     )
     assert "as many groups as" not in run("swap", "model.pt", *ON, "--groups", "16", "--force").out
+
+
+def test_weight_standardization(run: Run, saved: Saved) -> None:
+    saved(net())
+    ran = run("swap", "model.pt", *ON, "--weight-standardization", "--json")
+    assert ran.code == 0, ran.err
+    assert [conv["path"] for conv in json.loads(ran.out)["plan"]["standardized"]] == ["0", "3"]
+    found = bn.load("model.swapped.pt")
+    assert [type(found[at]).__name__ for at in (0, 3)] == ["StandardizedConv2d"] * 2
+    want = bn.swap(net(), inputs=X).model
+    torch.testing.assert_close(found.eval()(X), want.eval()(X), rtol=1e-4, atol=1e-4)

@@ -59,7 +59,7 @@ def test_plans_of_real_folds_survive_json(case: Case) -> None:
     assert again == plan
     assert again.sites == plan.sites
     assert hash(again) == hash(plan)
-    assert json.loads(plan.to_json())["version"] == 4
+    assert json.loads(plan.to_json())["version"] == 5
 
 
 def test_every_reason_survives_and_has_a_remedy() -> None:

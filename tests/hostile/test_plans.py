@@ -200,11 +200,11 @@ def test_a_missing_or_foreign_field(place: tuple[Any, ...], tmp_path: Path) -> N
     refused(tmp_path, missing, tensors, r"has other fields: foreign")
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, -1, 4.0, True, "4", None, [4], 10**30])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, -1, 5.0, True, "5", None, [5], 10**30])
 def test_another_version(version: Any, tmp_path: Path) -> None:
     header, tensors = parts()
     header["plan"]["version"] = version
-    refused(tmp_path, header, tensors, "expected version 4, it has .*; use the bntools that wrote it")
+    refused(tmp_path, header, tensors, "expected version 5, it has .*; use the bntools that wrote it")
 
 
 # Plans that are well-formed and lie
@@ -428,7 +428,7 @@ def test_headers(what: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [*HEADERS.values(), '{"version": 4}', '{"version": 4, "edits": {}}'], ids=lambda t: t[:20]
+    "text", [*HEADERS.values(), '{"version": 5}', '{"version": 5, "edits": {}}'], ids=lambda t: t[:20]
 )
 def test_texts_that_are_no_plan(text: str, tmp_path: Path) -> None:
     with pytest.raises(bn.PlanError):
