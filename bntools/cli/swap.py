@@ -57,7 +57,7 @@ def swap(
         int,
         typer.Option(
             metavar="STEPS",
-            help="Also train the new γ and β on the outputs of the old model.",
+            help="Also train the model for so many batches, on the outputs of the old one.",
             min=0,
             rich_help_panel="The data",
             envvar="BNTOOLS_TUNE",

@@ -1,9 +1,11 @@
-"""The last bit: new norms are trained for some steps to return what the old model returns."""
+"""The last bit: a swapped model is trained for some steps to return what the old one returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +17,9 @@ from bntools.core.rounds import Progress
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError
 
-_RATE = 0.02
-"""How far Adam's first step takes a tensor, as a share of its size."""
+_RATE = 0.05
+"""How far Adam's first step takes the parameters of a module, as a share of the size of the largest, and of
+how far the outputs are: where little is missing, large steps lead away."""
 _JUDGES = 16
 """On how many batches it is looked at whether training has helped."""
 
@@ -24,32 +27,30 @@ _JUDGES = 16
 def tuned(
     old: nn.Module,
     new: nn.Module,
-    scales: Sequence[tuple[str, str]],
     data: Callable[[], Iterable[Batch]],
     steps: int,
     forward: Forward,
     progress: Progress = lambda step, samples: None,
 ) -> tuple[dict[str, Tensor], tuple[float, float]]:
-    """Train the γ and β of the new norms, and nothing else, on the outputs of the old model.
+    """Train the parameters of a new model, those that are trained, on the outputs of the old one.
 
     The loss is ``Σ (new − old)² / Σ old²`` over the floating outputs of a batch, both models in eval; Adam
     with a rate that falls to zero as a cosine does.
 
     Args:
         old: the teacher; it is as it was afterwards.
-        new: its parameters change, and which of them are trained.
-        scales: the keys of γ and β of each norm.
+        new: its parameters change.
         data: gives the batches, as often as it is called.
         steps: how many batches to train on.
         forward: runs a model on a batch.
         progress: told what is being done, and how many steps of it are done.
 
     Returns:
-        the tensors by key, the better of those before and after; and ``‖new − old‖/‖old‖`` on some batches
-        before and after.
+        the parameters by key, none if the models have not come nearer; and ``‖new − old‖/‖old‖`` on some
+        batches before and after.
 
     Raises:
-        UsageError: if the models return no floating tensor, or the data nothing.
+        UsageError: if no parameter is trained, the models return no floating tensor, or the data nothing.
         CaptureError: if a model does not run.
 
     Source:
@@ -59,16 +60,15 @@ def tuned(
     with untouched(old), untouched(new), torch.enable_grad():
         old.eval()
         new.eval()
-        new.requires_grad_(False)
-        groups, own = [], dict(new.named_parameters(remove_duplicate=False))
-        for gamma, beta in scales:
-            size = float(own[gamma].detach().double().square().mean().sqrt().clamp_min(1e-3))
-            tensors = [own[gamma].requires_grad_(), own[beta].requires_grad_()]
-            groups.append({"params": tensors, "lr": _RATE * size})
-        first = {key: own[key].detach().clone() for pair in scales for key in pair}
+        own = {key: parameter for key, parameter in new.named_parameters() if parameter.requires_grad}
+        if not own:
+            raise UsageError(
+                "tune: no parameter of the model is trained",
+                todo="leave out tune, or let some require a gradient",
+            )
         judges = [*islice(data(), min(steps, _JUDGES))]
         before = _distance(old, new, judges, forward)
-        optimizer = torch.optim.Adam(groups)
+        optimizer = torch.optim.Adam(_groups(own, _RATE * min(before, 1.0)))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         done = 0
         while done < steps:
@@ -80,8 +80,21 @@ def tuned(
                 done += 1
                 progress("tuning", done)
         after = _distance(old, new, judges, forward)
-        last = {key: own[key].detach().clone() for key in first}
-    return last if after < before else first, (before, min(after, before))
+        made = {key: parameter.detach().clone() for key, parameter in own.items()}
+    return made if after < before else {}, (before, min(after, before))
+
+
+def _groups(own: Mapping[str, nn.Parameter], rate: float) -> list[dict[str, Any]]:
+    """The parameters of each module, with a rate in proportion to their size: a bias may still be 0."""
+    modules: dict[str, list[nn.Parameter]] = defaultdict(list)
+    for key, parameter in own.items():
+        modules[key.rpartition(".")[0]].append(parameter)
+    sizes = {
+        path: [p.detach().double().square().mean().sqrt() for p in held] for path, held in modules.items()
+    }
+    return [
+        {"params": held, "lr": rate * max(float(max(sizes[path])), 1e-3)} for path, held in modules.items()
+    ]
 
 
 def _outputs(

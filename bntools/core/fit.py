@@ -65,9 +65,22 @@ def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> No
             raise PlanError(
                 f"plan: {plain(switch.path)}: {plain(problem, 300)}", todo="freeze the model again"
             )
+    for key in plan.tuned:
+        for problem in _problems_of_parameter(model, key, tensors[key]):
+            raise PlanError(f"plan: {plain(key)}: {plain(problem, 300)}", todo="swap the model again")
     for key in plan.statistics:
         for problem in _problems_of_statistics(model, key, tensors[key]):
             raise PlanError(f"plan: {plain(key)}: {plain(problem, 300)}", todo="recalibrate the model again")
+
+
+def _problems_of_parameter(model: nn.Module, key: str, new: Tensor) -> Iterator[str]:
+    path, _, name = key.rpartition(".")
+    module = registered(model, path)
+    old = module._parameters.get(name) if module is not None else None
+    if old is None:
+        yield "the model has no such parameter"
+    else:
+        yield from _problems_of_values(old, new)
 
 
 def _problems_of_statistics(model: nn.Module, key: str, new: Tensor) -> Iterator[str]:
@@ -76,7 +89,13 @@ def _problems_of_statistics(model: nn.Module, key: str, new: Tensor) -> Iterator
     old = own_tensor(module, name) if module is not None else None
     if old is None or isinstance(old, nn.Parameter):
         yield "the model has no such statistics"
-    elif (old.shape, old.dtype) != (new.shape, new.dtype):
+    else:
+        yield from _problems_of_values(old, new)
+
+
+def _problems_of_values(old: Tensor, new: Tensor) -> Iterator[str]:
+    """What of new values does not fit into a tensor that is written in place."""
+    if (old.shape, old.dtype) != (new.shape, new.dtype):
         yield f"it is {list(old.shape)} {old.dtype}, not {list(new.shape)} {new.dtype}"
     elif not bool(new.isfinite().all()):
         yield "it is not finite in its type"
@@ -109,7 +128,7 @@ def _is_group(module: nn.Module | None, swap: Swap) -> bool:
 def _problems_of_standardization(
     model: nn.Module, conv: Standardization, tensors: Mapping[str, Tensor]
 ) -> Iterator[str]:
-    module = registered(model, conv.path)
+    module: Any = registered(model, conv.path)
     if module is None or not conv.path:
         yield "the model has no such convolution"
         return

@@ -60,7 +60,7 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
             _write(model, host, tensors)
         for change in plan.changes:
             _replace(model, change, tensors)
-        _refill(model, {key: tensors[key] for key in plan.statistics})
+        _refill(model, {key: tensors[key] for key in (*plan.statistics, *plan.tuned)})
         for swap in plan.swaps:
             _exchange(model, swap, tensors)
         for conv in plan.standardized:
@@ -75,7 +75,7 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
 
 
 def _refill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Write into buffers in place: others may hold them too."""
+    """Write in place: others may hold these tensors too."""
     with torch.no_grad():
         for key, new in tensors.items():
             statistic = get_tensor(model, key)
@@ -257,10 +257,10 @@ def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:
     switched = [model.get_submodule(switch.path) for switch in plan.switches]
     trained = [(p, p.requires_grad, p.grad) for module in switched for p in affine_of(module).values()]
     held = [(vars(how), vars(how).copy()) for how in map(frozen, switched) if how is not None]
-    statistics = {key: get_tensor(model, key).detach().clone() for key in plan.statistics}  # type: ignore[union-attr]
+    written = {key: get_tensor(model, key).detach().clone() for key in (*plan.statistics, *plan.tuned)}  # type: ignore[union-attr]
 
     def undo() -> None:
-        _refill(model, statistics)
+        _refill(model, written)
         for module, kind, state, inner in kept:
             with suppress(TypeError):
                 module.__class__ = kind

@@ -179,6 +179,7 @@ class Plan:
         promise: what holds after the edits.
         swaps: what another norm takes the place of.
         standardized: the convolutions that are standardised.
+        tuned: the keys of parameters that are written anew, of layers that stay.
         switches: what is frozen, or no longer is; a plan with any takes nothing out.
         maps: the numbers behind it; None in a plan that comes from a file.
     """
@@ -194,6 +195,7 @@ class Plan:
     switches: tuple[Switch, ...] = ()
     swaps: tuple[Swap, ...] = ()
     standardized: tuple[Standardization, ...] = ()
+    tuned: tuple[str, ...] = ()
     maps: Maps | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -212,7 +214,7 @@ class Plan:
             *self.swaps,
             *self.standardized,
         )
-        return frozenset(self.statistics).union(*(layer.keys for layer in layers))
+        return frozenset((*self.statistics, *self.tuned)).union(*(layer.keys for layer in layers))
 
     @property
     def statistics(self) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ class Refined:
     """What came of it.
 
     Args:
-        tensors: by key, of the norms that were reached.
+        tensors: by key, of the norms that were reached; with tuning, all parameters that are trained.
         samples: how many were used.
         tuned: the difference of the outputs before and after tuning; None without.
     """
@@ -103,19 +103,17 @@ def refined(
     found, samples = fitted(
         model, _swapped(model, plan, tensors), swaps, data.batches(), data.forward, progress
     )
-    scales = [
-        (f"{swap.path}.weight", f"{swap.path}.bias") for swap in swaps if f"{swap.path}.weight" in found
-    ]
-    if not steps or not scales:
+    if not steps:
         return Refined(found, samples)
     new = _swapped(model, plan, {**tensors, **found})
-    made, distances = tuned(model, new, scales, data.batches, steps, data.forward, progress)
+    made, distances = tuned(model, new, data.batches, steps, data.forward, progress)
     return Refined({**found, **made}, samples, distances)
 
 
 def _swapped(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A model of its own: what is done to it is done to none of these tensors."""
     new = copied(model)
-    graft_(new, plan, tensors)
+    graft_(new, plan, {key: tensor.clone() for key, tensor in tensors.items()})
     return new
 
 

@@ -74,7 +74,8 @@ def swap(
             16 in each group.
         data: batches without labels, as for `bntools.recalibrate`, to fit the new norms to. What can be read
             only once is held in memory.
-        tune: for how many batches to train γ' and β', and nothing else, on the outputs of the old model.
+        tune: for how many batches to train the parameters, those that are trained, on the outputs of the old
+            model.
         weight_standardization: also train the filters of the convolutions right in front of the new norms
             apart from their mean and norm, as `bntools.norms.StandardizedConv2d`; they compute what they did.
         forward: called with a model and a batch, for batches of any other form.
@@ -145,6 +146,9 @@ def swap(
                     left[each.paths[0]] = Reason.UNREACHED, "no batch reached it"
                     swaps.remove(each)
             plan = _plan(model, selected, left, swaps, switches, convs, notes)
+            if more.tuned:
+                stays = dict(model.named_parameters(remove_duplicate=False)).keys() - plan.keys
+                plan = replace(plan, tuned=tuple(key for key in more.tensors if key in stays))
             tensors = {key: tensors[key] for key in plan.keys}
             change = Change(samples=more.samples, steps=tune if more.tuned else 0, tuned=more.tuned)
         target = copied(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,6 @@ def test_it_is_saved_and_replayed(tmp_path: Path) -> None:
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
-    import dataclasses
-
     surgery = bn.swap(net(), groups=2, weight_standardization=True, inputs=X)
     conv = dataclasses.replace(surgery.plan.standardized[0], **change)
     plan = dataclasses.replace(surgery.plan, standardized=(conv,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -188,8 +189,9 @@ def test_a_channel_of_one_value_keeps_its_slope() -> None:
 # Tuning
 
 
-def test_tuning_comes_nearer_and_trains_nothing_else() -> None:
+def test_tuning_comes_nearer_and_trains_what_is_trained() -> None:
     model = nn.Sequential(net(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).double().eval()
+    model[3].requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
     plain, tuned = (bn.swap(model, groups=2, data=DATA.split(4), tune=steps) for steps in (0, 30))
     assert tuned.report.steps == 30
@@ -205,8 +207,12 @@ def test_tuning_comes_nearer_and_trains_nothing_else() -> None:
         for key, value in tuned.model.state_dict().items()
         if not torch.equal(value, plain.model.state_dict()[key])
     }
-    assert changed == {f"0.{at}.{name}" for at in (1, 4) for name in ("weight", "bias")}
-    assert all(p.requires_grad and p.grad is None for p in tuned.model.parameters())
+    assert changed == {key for key, _ in model.named_parameters()} - {"3.weight", "3.bias"}
+    assert set(tuned.plan.tuned) == {f"0.{at}.{name}" for at in (0, 3) for name in ("weight", "bias")}
+    assert [p.requires_grad for p in tuned.model.parameters()] == [
+        p.requires_grad for p in model.parameters()
+    ]
+    assert all(p.grad is None for p in tuned.model.parameters())
 
 
 def test_tuning_that_leads_away_is_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +220,8 @@ def test_tuning_that_leads_away_is_thrown_away(monkeypatch: pytest.MonkeyPatch) 
     plain = bn.swap(model, groups=2, data=[DATA]).model
     monkeypatch.setattr(distill, "_RATE", 100.0)
     tuned = bn.swap(model, groups=2, data=[DATA], tune=1)
-    assert torch.equal(plain[1].weight, tuned.model[1].weight)
+    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in tuned.model.state_dict().items())
+    assert tuned.plan.tuned == ()
     first, last = tuned.report.tuned
     assert first == last
 
@@ -276,6 +283,7 @@ def failing() -> Iterator[Tensor]:
         ({"data": failing()}, "giving batch 1 failed with OSError: the disk is gone"),
         ({"data": [DATA], "tune": -1}, "tune: -1 is none"),
         ({"tune": 3}, "tune: there is no data"),
+        ({"data": [DATA], "tune": 2, "frozen": True}, "tune: no parameter of the model is trained"),
         ({"data": [DATA], "to": "sync"}, "data: nothing is fitted for to='sync'"),
         ({"data": [DATA], "max_samples": 0}, "max_samples: expected a positive number"),
         ({"data": 5}, "data: expected an iterable of batches, got int"),
@@ -286,6 +294,8 @@ def test_what_goes_wrong_is_told_and_changes_nothing(options: Any, message: str,
     model = net().train()
     before = copy.deepcopy(model.state_dict())
     random = torch.random.get_rng_state()
+    model.requires_grad_(not options.get("frozen"))
+    options = {key: value for key, value in options.items() if key != "frozen"}
     if message.startswith("giving"):
         options = {"data": failing()}
     with pytest.raises(bn.BntoolsError, match=message.replace("'", ".")):
@@ -294,7 +304,35 @@ def test_what_goes_wrong_is_told_and_changes_nothing(options: Any, message: str,
     assert all(module.training for module in model.modules())
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert torch.equal(torch.random.get_rng_state(), random)
-    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_parameters_stay_the_very_ones() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1))
+    model = season(model).double().eval()
+    model[2].weight = model[0].weight  # tied
+    held = model[0].weight
+    old = held.detach().clone()
+    surgery = bn.swap(model, groups=1, data=DATA.split(5), tune=60, inplace=True)
+    assert model[0].weight is model[2].weight is held
+    assert not torch.equal(held, old)
+    assert "0.weight" in surgery.plan.tuned
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("0.weight", torch.ones(8, 3, 3, 3), "it is .* torch.float64, not .* torch.float32"),
+        ("0.weight", torch.ones(8, 3, 3, 3).double() * torch.nan, "not finite"),
+        ("7.weight", torch.ones(1), "the model has no such parameter"),
+    ],
+)
+def test_tuned_parameters_that_do_not_fit_are_refused(key: str, value: Tensor, message: str) -> None:
+    surgery = bn.swap(net(), groups=2, data=DATA.split(5), tune=60)
+    tensors = {key: surgery.model.state_dict()[key] for key in surgery.plan.keys}
+    plan = dataclasses.replace(surgery.plan, tuned=tuple({*surgery.plan.tuned, key}))
+    with pytest.raises(bn.PlanError, match=message):
+        bn.graft_(net(), plan, {**tensors, key: value})
 
 
 def test_the_result_is_replayed() -> None:
