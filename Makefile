@@ -33,6 +33,7 @@ test: $(READY)
 
 zoo: $(READY)
 	rm -rf build/zoo
+	$(BIN)/pytest -m 'zoo or not zoo' tests/findings/test_false_alarms.py --numprocesses auto
 	$(BIN)/pytest -m 'zoo or not zoo' tests/test_zoo.py --numprocesses auto
 	$(BIN)/python -m tests.coverage --write
 	$(BIN)/python -m tests.coverage
@@ -63,6 +64,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.padding
 	$(BIN)/python -m tests.bench.recalibrate_time
 	$(BIN)/python -m tests.bench.recalibrate_scale
+	$(BIN)/python -m tests.bench.swap_against_copy
 
 clean:
 	rm -rf .venv $(PEERS) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

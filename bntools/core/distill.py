@@ -17,7 +17,7 @@ from bntools.core.rounds import Progress
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError
 
-_RATE = 0.05
+_RATE = 0.01
 """How far Adam's first step takes the parameters of a module, as a share of the size of the largest, and of
 how far the outputs are: where little is missing, large steps lead away."""
 _JUDGES = 16

@@ -1,0 +1,111 @@
+"""Rules about what a layer multiplies by and adds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from bntools.core.calls import Capture, Value
+from bntools.core.graph import Graph
+from bntools.core.reasons import Reason
+from bntools.findings.remark import Remark, of_channels
+from bntools.findings.subject import Subject
+
+_RELU = ("relu", "relu_", "relu6", "relu6_")
+_CLAMPS = {"hardtanh": "min_val", "clamp": "min", "clamp_min": "min"}
+
+
+def scale_outlier(subject: Subject, threshold: float) -> Iterator[Remark]:
+    for norm in subject.norms:
+        if norm.scale is None:
+            continue
+        size = norm.scale.abs()
+        median = float(size.median())
+        if median > 0 and float(size.max()) > threshold * median:
+            at, ratio = int(size.argmax()), float(size.max()) / median
+            told = f"channel {at}: {float(size.max()):.3g}, {ratio:.0f} times the median"
+            yield Remark(norm.path, told, {"channel": at, "scale": float(size.max()), "ratio": ratio})
+
+
+def zero_channels(subject: Subject, threshold: float) -> Iterator[Remark]:
+    for norm in subject.norms:
+        if norm.gamma is None or not bool(norm.gamma.isfinite().all()):
+            continue
+        size = norm.gamma.abs()
+        weak = size < threshold * size.max()
+        if bool(weak.any()):
+            told = f"{of_channels(weak)}: |γ| is below {threshold:g} of the largest, {float(size.max()):.3g}"
+            yield Remark(norm.path, told, {"channels": float(weak.sum())})
+
+
+def zero_branch(subject: Subject, threshold: float) -> Iterator[Remark]:
+    for norm in subject.norms:
+        if norm.gamma is None or not bool(norm.gamma.isfinite().all()):
+            continue
+        largest = float(norm.gamma.abs().max())
+        if largest <= threshold:
+            still = norm.beta is None or bool((norm.beta == 0).all())
+            told = f"the largest |γ| is {largest:.2g}" + (", and β = 0" if still else ", β is not 0")
+            yield Remark(norm.path, told, {"largest": largest})
+
+
+def dead_channels(subject: Subject, threshold: float) -> Iterator[Remark]:
+    if subject.seen is None or subject.graph is None:
+        return
+    behind: dict[str, list[bool]] = {}
+    for site in subject.sites:
+        if site.site.module is not None:
+            cut = _only_relu_reads(subject.seen.capture, subject.graph, site.call.outputs[0], site.call.index)
+            behind.setdefault(site.site.module, []).append(cut)
+    for path, cuts in behind.items():
+        norm = subject.by_path.get(path)
+        if not all(cuts) or norm is None or norm.beta is None:
+            continue
+        gamma = torch.ones_like(norm.beta) if norm.gamma is None else norm.gamma
+        dead = norm.beta + threshold * gamma.abs() < 0
+        if bool(dead.any()):
+            told = f"{of_channels(dead)}: β + {threshold:g}|γ| < 0"
+            yield Remark(path, told, {"channels": float(dead.sum()), "of": dead.numel()})
+
+
+def _only_relu_reads(capture: Capture, graph: Graph, value: Value, since: int) -> bool:
+    """Whether everybody who sees a value sees what a ReLU left of it."""
+    found = False
+    for call in graph.readers[value.memory]:
+        if call.index <= since:
+            continue
+        op = call.op.removesuffix("_")
+        low = call.args.get(_CLAMPS.get(op, ""))
+        cuts = call.op in _RELU or (op in _CLAMPS and low == 0)
+        if not cuts or call.args.get("self") != value:
+            return False
+        found = True
+        if value.memory in call.writes:  # who reads it from here on reads what is left
+            return True
+    return found and value.memory not in capture.outside
+
+
+def float16_overflow(subject: Subject, threshold: float) -> Iterator[Remark]:
+    """What a fold makes of the layers that take it in; and of a BatchNorm that stays, its scale and shift."""
+    if subject.seen is None:
+        return
+    plan, folded = subject.seen.plan, subject.seen.folded
+    for host in plan.hosts:
+        size = max((_largest(folded[key]) for key in host.keys if key in folded), default=0.0)
+        if size > threshold:
+            count = len({*host.rows, *host.columns})
+            told = f"with {count} BatchNorms folded in, its largest number is {size:.3g}"
+            yield Remark(host.path, told, {"largest": size})
+    for refusal in plan.refusals:
+        norm = subject.by_path.get(refusal.site.module or "") if refusal.site.module is not None else None
+        if norm is None or norm.scale is None or norm.shift is None:
+            continue
+        size = float(torch.cat([norm.scale, norm.shift]).abs().max())
+        if size > threshold or refusal.reason is Reason.OVERFLOW:
+            told = f"as a multiply-add its largest number is {size:.3g}"
+            yield Remark(norm.path, told, {"largest": size})
+
+
+def _largest(tensor: torch.Tensor) -> float:
+    return float(tensor.detach().abs().max()) if tensor.numel() else 0.0
