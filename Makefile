@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@for example in digits mlp; do PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo $$example $(DEMO)/$$example || exit; done
-	@for example in recalibrate small_batch; do echo; $(BIN)/python examples/$$example.py || exit; done
+	@for example in recalibrate 'small_batch --no-curves' export; do set -- $$example; name=$$1; shift; echo; $(BIN)/python examples/$$name.py $$* || exit; done
 
 test: $(READY)
 	$(BIN)/ruff check

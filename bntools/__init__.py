@@ -22,6 +22,8 @@ __all__ = [
     "Drift",
     "Edit",
     "Example",
+    "Export",
+    "Finding",
     "Freezing",
     "Observation",
     "Plan",
@@ -39,6 +41,7 @@ __all__ = [
     "Verdict",
     "capture",
     "compare",
+    "export",
     "find_folds",
     "fold",
     "fold_tensors",
@@ -65,10 +68,10 @@ _HOMES = {
     "bntools.core.example": ["Example"],
     "bntools.core.find": ["find_folds"],
     "bntools.core.freezing": ["Freezing"],
+    "bntools.findings.finding": ["Finding"],
     "bntools.core.graft": ["graft_"],
     "bntools.core.plan": ["Edit", "Plan", "Promise", "Refusal", "Site"],
     "bntools.core.reasons": ["Reason"],
-    "bntools.core.proof": ["verify"],
     "bntools.core.store": ["replay", "save"],
     "bntools.core.surgery": ["Surgery"],
     "bntools.core.verify": ["Report", "Verdict", "compare"],
@@ -82,12 +85,14 @@ _HOMES = {
         "UnsafeError",
         "UsageError",
     ],
+    "bntools.verbs.export": ["Export", "export"],
     "bntools.verbs.fold": ["fold"],
     "bntools.verbs.freeze": ["freeze", "unfreeze"],
     "bntools.verbs.inspect": ["Census", "inspect"],
     "bntools.verbs.load": ["load"],
     "bntools.verbs.recalibrate": ["recalibrate"],
     "bntools.verbs.swap": ["swap"],
+    "bntools.verbs.verify": ["verify"],
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -103,7 +108,6 @@ if TYPE_CHECKING:
     from bntools.core.graft import graft_
     from bntools.core.observe import Observation, observe
     from bntools.core.plan import Edit, Plan, Promise, Refusal, Site
-    from bntools.core.proof import verify
     from bntools.core.reasons import Reason
     from bntools.core.store import replay, save
     from bntools.core.surgery import Surgery
@@ -117,12 +121,15 @@ if TYPE_CHECKING:
         UnsafeError,
         UsageError,
     )
+    from bntools.findings.finding import Finding
+    from bntools.verbs.export import Export, export
     from bntools.verbs.fold import fold
     from bntools.verbs.freeze import freeze, unfreeze
     from bntools.verbs.inspect import Census, inspect
     from bntools.verbs.load import load
     from bntools.verbs.recalibrate import recalibrate
     from bntools.verbs.swap import swap
+    from bntools.verbs.verify import verify
 
 
 def __getattr__(name: str) -> object:

@@ -12,18 +12,20 @@ import typer
 
 from bntools import __version__
 from bntools.cli.config import defaults, options_of
+from bntools.cli.export import export
 from bntools.cli.fold import fold
 from bntools.cli.freeze import freeze, unfreeze
 from bntools.cli.inspect import inspect
 from bntools.cli.recalibrate import recalibrate
 from bntools.cli.replay import replay
 from bntools.cli.swap import swap
+from bntools.cli.verify import verify
 from bntools.errors import UsageError
 
 EXIT_CODES = """\b
 [bold]Exit codes[/bold]
   0    done, or nothing to do
-  1    a check failed: promise, --strict, --max-remaining; nothing written
+  1    a check failed: promise, --strict, --max-remaining, --fail-on; nothing written
   2    wrong usage or configuration; a file that is missing or unreadable
   3    refused for safety
   4    the model cannot be run or captured
@@ -58,7 +60,7 @@ def _all(
     pass
 
 
-for verb in (inspect, fold, recalibrate, freeze, unfreeze, swap, replay):
+for verb in (inspect, fold, recalibrate, freeze, unfreeze, swap, export, verify, replay):
     app.command()(verb)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # it imports torch
-    from bntools.core.runtime import FileCheck
+    from bntools.core.verify import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Output:
     what: str
     after: int
     before: int | None = None
-    check: FileCheck | None = None
+    check: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)

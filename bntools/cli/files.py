@@ -29,6 +29,11 @@ def check_output(found: Loaded, asked: Path | None, word: str, *, force: bool, p
     return _checked(asked or _beside(found, word), endings, force)
 
 
+def check_onnx(found: Loaded, asked: Path | None, *, force: bool) -> Path:
+    """The path of an ONNX file to write; an error now rather than after the work."""
+    return _checked(asked or _beside(found, "x").with_suffix("").with_suffix(".onnx"), (".onnx",), force)
+
+
 def check_module(artefact: Path, asked: Path | None, *, force: bool) -> Path:
     """The path to write a replayed module to; an error now rather than after the work."""
     stem = artefact.stem.removesuffix(".folded")

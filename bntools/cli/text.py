@@ -163,7 +163,7 @@ def file_check(out: Console, written: Output | None) -> None:
     colour = "green" if check.verdict.value == "passed" else "yellow"
     why = f": {escape(check.why)}" if check.why else ""
     line(out, "file", f"[{colour}]{check.verdict.value}[/{colour}], by {check.runtime}{why}", markup=True)
-    if check.verdict.value != "skipped":
+    if check.noise is not None:
         own = f"where the original's own rounding is {check.noise:.1e}"
         line(out, "", f"off by {check.error:.1e} of the scale, {own}")
 

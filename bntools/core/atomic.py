@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,11 +28,8 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
         os.close(handle)
         part = Path(name)
         yield part
-        with part.open("r+b") as file:
-            os.fsync(file.fileno())
-        part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
         check_free(path, force)
-        part.replace(path)
+        _settle(part, path)
         part = None
     except BntoolsError:
         raise
@@ -41,6 +39,48 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
         if part is not None:
             with suppress(OSError):
                 part.unlink()
+
+
+@contextmanager
+def replacing_with(path: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary folder, whose files take their places beside *path* when the block ends well, and *path*
+    last: it may name the others, so they must be there first.
+
+    Raises:
+        UsageError: if *path* exists and not *force*, or is a link and there are other files.
+        SourceError: if something cannot be written.
+    """
+    folder: Path | None = None
+    try:
+        place = Path(os.path.realpath(path))
+        check_free(place, force)
+        folder = Path(tempfile.mkdtemp(prefix=f".{place.name[:40]}.", suffix=".part", dir=place.parent))
+        yield folder
+        others = sorted(each for each in folder.iterdir() if each.name != path.name)
+        if others and path.is_symlink():
+            raise UsageError(
+                f"{path}: a link, and weights beside it would not be found", todo=f"write to {place}"
+            )
+        for each in others:
+            check_free(place.parent / each.name, force=True)
+            _settle(each, place.parent / each.name)
+        check_free(place, force)
+        _settle(folder / path.name, place)
+    except BntoolsError:
+        raise
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _settle(part: Path, path: Path) -> None:
+    """Let a file take its place, with all that is in it on the disk."""
+    with part.open("r+b") as file:
+        os.fsync(file.fileno())
+    part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+    part.replace(path)
 
 
 def check_free(path: Path, force: bool) -> None:

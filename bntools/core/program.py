@@ -10,13 +10,15 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
+from bntools.core.axes import Axes
 from bntools.core.capture import first_line
 from bntools.core.example import Example
 from bntools.core.operator import Input, Operator
 from bntools.core.quiet import quiet
 from bntools.errors import CaptureError
+
+_BATCH = Axes()
 
 _ALLOCATES = frozenset(
     [
@@ -65,13 +67,14 @@ _RESERVED = frozenset(dir(fx.GraphModule)) | {
 """Names that a module in a program cannot have, since its parent has something else of that name."""
 
 
-def exported(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
-    """Export a model, its batch size open if the model lets it be.
+def exported(model: nn.Module, example: Example, axes: Axes = _BATCH) -> torch.export.ExportedProgram:
+    """Export a model, its axes open if the model lets them be.
 
     Raises:
         CaptureError: if ``torch.export`` refuses it.
+        UsageError: if an axis is asked for that there is not.
     """
-    dynamic = _any_batch(example)
+    dynamic = axes.shapes(model, example)
     with quiet(), torch.no_grad():
         for shapes in (dynamic, None) if dynamic is not None else (None,):
             try:
@@ -84,20 +87,6 @@ def exported(model: nn.Module, example: Example) -> torch.export.ExportedProgram
         f"torch.export refuses the model: {type(problem).__name__}: {first_line(problem)}",
         todo="fold the module: -o model.pt, or level='module'",
     ) from problem
-
-
-def _any_batch(example: Example) -> Any:
-    """Axis 0 of every tensor open, if they agree on its size and it is not one, which export takes for a
-    constant.
-    """
-    sizes = {t.shape[0] if t.ndim else 0 for t in example.tensors}
-    if len(sizes) != 1 or sizes & {0, 1}:
-        return None
-    auto = torch.export.Dim.AUTO
-    args, kwargs = pytree.tree_map(
-        lambda leaf: {0: auto} if isinstance(leaf, Tensor) else None, (example.args, example.kwargs)
-    )
-    return (*args, *kwargs.values())
 
 
 def atomised(program: torch.export.ExportedProgram) -> fx.GraphModule:
@@ -134,6 +123,13 @@ def atomised(program: torch.export.ExportedProgram) -> fx.GraphModule:
         elif node.op == "get_attr":
             held[node.target] = _at(module, node.target)
     return fx.GraphModule(held, graph, "Program")
+
+
+def in_training(program: nn.Module) -> list[str]:
+    """The operators of a program that work as in training, by their paths."""
+    flags = ("training", "train")
+    operators = ((path, m) for path, m in program.named_modules() if isinstance(m, Operator))
+    return [path for path, module in operators if any(module.args.get(flag) is True for flag in flags)]
 
 
 def _target(node: fx.Node) -> torch._ops.OpOverload:

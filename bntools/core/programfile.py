@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from bntools.core.atomic import replacing
-from bntools.core.capture import first_line
+from bntools.core.atomic import replacing, replacing_with
+from bntools.core.child import LIMIT, Runtime
 from bntools.core.example import Example
+from bntools.core.external import forget_old, lay_out, size_of, weights_before
 from bntools.core.observe import difference, observe
+from bntools.core.onnxfile import Form, Graph, ensure_sound, graph_of, polish_, translate
 from bntools.core.operator import Operator
+from bntools.core.places import in_file
 from bntools.core.program import exported
 from bntools.core.quiet import quiet
-from bntools.core.runtime import FileCheck, check_onnx
+from bntools.core.runtime import check
+from bntools.core.sides import FileSide, ModuleSide
 from bntools.core.surgery import Surgery
-from bntools.core.verify import Verdict
-from bntools.errors import CaptureError, PromiseError, UsageError
+from bntools.core.traced import Traced
+from bntools.core.trials import trials
+from bntools.core.verify import Report, Verdict
+from bntools.errors import PromiseError
 
 PROGRAMS = (".pt2", ".onnx")
 """The endings of files that hold a program."""
@@ -26,7 +34,38 @@ PROGRAMS = (".pt2", ".onnx")
 KEY = "bntools"
 _SAME = 1e-5
 _NAMES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
-_MOST = 1 << 31
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """An ONNX file that was made.
+
+    Args:
+        check: how it was run beside the model.
+        graph: what stands in it.
+        weights: the file with its weights, if they are not inside.
+        there: whether it was put in its place.
+    """
+
+    check: Report
+    graph: Graph
+    weights: Path | None = None
+    there: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a file is held against.
+
+    Args:
+        side: the model that it must compute.
+        examples: what both are run on.
+        limit: seconds that the runtime may take for one request.
+    """
+
+    side: ModuleSide
+    examples: Sequence[Example]
+    limit: float = LIMIT
 
 
 def is_program(model: nn.Module) -> bool:
@@ -36,7 +75,7 @@ def is_program(model: nn.Module) -> bool:
 
 def write_program(
     surgery: Surgery[Any], path: Path, *, force: bool = False, certain: bool = False
-) -> FileCheck | None:
+) -> Report | None:
     """Write a folded program, by the ending of the path, with its plan inside.
 
     A ``.pt2`` file is exported anew and compared with the program that was proven; an ONNX file is run by
@@ -55,28 +94,110 @@ def write_program(
     Raises:
         CaptureError: if the program cannot be exported.
         PromiseError: if the file computes something else; nothing is written.
-        UsageError: if the file is there already, or is too large for its kind.
+        UsageError: if the file is there already.
     """
     example = surgery.example
     assert example is not None
+    plan = surgery.plan.to_json()
+    if path.suffix == ".onnx":
+        reference = Reference(ModuleSide(surgery.model), list(trials(example)))
+        return write_onnx(
+            surgery.model, example, path, Form(), reference, plan=plan, force=force, certain=certain
+        ).check
     program = exported(surgery.model, example)
     _check_same(program.module(check_guards=False), surgery.model, example)
     for node in program.graph.nodes:  # they name the files of whoever wrote this
         for name in _NAMES:
             node.meta.pop(name, None)
-    plan = surgery.plan.to_json()
-    if path.suffix == ".pt2":
-        with replacing(path, force=force) as part, part.open("wb") as file, quiet():
-            torch.export.save(program, file, extra_files={KEY: plan})
-        return None
-    content = _onnx(program, plan)
-    check = check_onnx(content, surgery.model, example)
-    if check.verdict is Verdict.FAILED:
-        raise PromiseError(f"{path}: ONNX Runtime computes something else: {check.why}", todo="write to .pt2")
-    if check.verdict is Verdict.PASSED or not certain:
-        with replacing(path, force=force) as part:
-            part.write_bytes(content)
-    return check
+    with replacing(path, force=force) as part, part.open("wb") as file, quiet():
+        torch.export.save(program, file, extra_files={KEY: plan})
+    return None
+
+
+def write_onnx(
+    model: nn.Module,
+    example: Example,
+    path: Path,
+    form: Form,
+    reference: Reference | None,
+    *,
+    plan: str | None = None,
+    force: bool = False,
+    certain: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Written:
+    """Write a program as ONNX: translate, check, run beside its reference, and only then put it in its place.
+
+    Args:
+        model: a captured program, of `bntools.core.operator.Operator` modules.
+        example: what it is exported on.
+        path: where to.
+        form: how.
+        reference: what it is held against; None for no check.
+        plan: to stand inside.
+        force: replace a file that is there.
+        certain: write nothing unless the file was run and passed.
+        progress: told the name of each step.
+
+    Raises:
+        CaptureError: if torch refuses, or gives something else than was asked for.
+        PromiseError: if the file computes something else; nothing is written.
+        UsageError: if the file is there already, or a name is wrong.
+    """
+    progress("exporting the program")
+    program = exported(model, example, form.axes)
+    _check_same(program.module(check_guards=False), model, example)
+    progress("translating it to ONNX")
+    made = translate(program, form)
+    proto = made.model_proto
+    polish_(proto, form, {KEY: plan} if plan is not None else {})
+    graph = graph_of(proto, size_of(proto))
+    before = weights_before(path)
+    result = Written(Report(Verdict.SKIPPED, why="verification was switched off"), graph)
+    try:
+        with replacing_with(path, force=force) as folder:
+            progress("checking the file")
+            file, weights = lay_out(proto, folder, path.name, form.external)
+            ensure_sound(file, proto, sum(_is_norm(module) for module in model.modules()))
+            result = replace(result, weights=path.with_name(weights.name) if weights else None)
+            if reference is not None:
+                progress("running it in ONNX Runtime")
+                report = _run(file, made.exported_program, reference)
+                result = replace(result, check=report)
+                if report.verdict is Verdict.FAILED:
+                    raise PromiseError(
+                        f"{path}: ONNX Runtime computes something else: {report.why}{_at(report)}",
+                        todo="nothing was written; write to .pt2, or try another opset",
+                        report=report,
+                    )
+            if certain and result.check.verdict is not Verdict.PASSED:
+                raise _NotCertain
+    except _NotCertain:
+        return replace(result, there=False)
+    forget_old(path, before, weights)
+    return result
+
+
+class _NotCertain(Exception):  # noqa: N818  (it is no error, but the way out of a block that would write)
+    pass
+
+
+def _run(file: Path, program: torch.export.ExportedProgram, reference: Reference) -> Report:
+    """Run the file beside the model; where they differ, say where that begins."""
+    with Runtime(reference.limit) as runtime:
+        side = FileSide(file, runtime)
+        report = check(reference.side, side, reference.examples)
+        if report.verdict is not Verdict.FAILED:
+            return report
+        return replace(report, place=in_file(Traced(program, reference.side), side, reference.examples))
+
+
+def _at(report: Report) -> str:
+    return f", from {report.place.module or report.place.value} on" if report.place is not None else ""
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, Operator) and "batch_norm" in str(module.target)
 
 
 def _check_same(program: Any, model: nn.Module, example: Example) -> None:
@@ -85,40 +206,3 @@ def _check_same(program: Any, model: nn.Module, example: Example) -> None:
     error = difference(one, two)
     if error > _SAME:
         raise PromiseError(f"torch.export: the program to write differs by {error:.1e} of the scale")
-
-
-def _onnx(program: torch.export.ExportedProgram, plan: str) -> bytes:
-    try:
-        with quiet():
-            made = torch.onnx.export(program, dynamo=True, verbose=False)
-        assert made is not None
-        model = made.model_proto
-    except Exception as error:
-        raise CaptureError(
-            f"torch's ONNX exporter refuses the program: {type(error).__name__}: {first_line(error)}",
-            todo="write to .pt2",
-        ) from error
-    graph = model.graph
-    for held in (
-        *graph.node,
-        *graph.initializer,
-        *graph.value_info,
-        *graph.input,
-        *graph.output,
-        graph,
-        model,
-    ):
-        del held.metadata_props[:]
-    axes = {d.dim_param for i in graph.input for d in i.type.tensor_type.shape.dim[:1] if d.dim_param}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_param in axes and len(axes) == 1:
-                axis.dim_param = "batch"
-    entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, plan
-    if model.ByteSize() >= _MOST:
-        raise UsageError(
-            "the model is larger than 2 GiB, which one ONNX file cannot hold", todo="write to .pt2"
-        )
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content

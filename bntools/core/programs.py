@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
+from bntools.core.axes import Axes
 from bntools.core.calls import Capture
 from bntools.core.capture import capture
 from bntools.core.compute import fold_tensors
@@ -32,6 +33,7 @@ from bntools.core.surgery import Surgery
 from bntools.core.verify import TOLERANCE, Report, Verdict
 from bntools.errors import PromiseError
 
+_BATCH = Axes()
 _NOWHERE = "the exported program has no BatchNorm for it"
 
 
@@ -75,6 +77,7 @@ def fold_program(
     model: nn.Module,
     example: Example,
     *,
+    axes: Axes = _BATCH,
     verify: bool = True,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Surgery[Report]:
@@ -86,6 +89,7 @@ def fold_program(
     Args:
         model: is left alone.
         example: what to capture and prove it on.
+        axes: those that stay open.
         verify: measure, with the model itself as the reference.
         progress: told the name of each step.
 
@@ -96,7 +100,7 @@ def fold_program(
     progress("capturing")
     seen = capture(model, example)
     progress("exporting")
-    program = atomised(exported(written_plainly(model, seen), example))
+    program = atomised(exported(written_plainly(model, seen), example, axes))
     progress("looking")
     work = _planned(seen, program, example)
     if verify:

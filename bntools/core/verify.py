@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bntools.core.bisect import Divergence
 from bntools.core.lanes import aligned
 from bntools.core.numbers import Seen
 from bntools.core.observe import Observation, Sample, difference, difference_of, largest
@@ -33,6 +34,7 @@ class Verdict(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     INCONCLUSIVE = "inconclusive"
+    UNVERIFIED = "unverified"
     SKIPPED = "skipped"
 
 
@@ -61,6 +63,9 @@ class Report:
         inputs: what was run, in words.
         broken: the first site, in order of execution, that is wrong.
         why: a sentence, unless the check passed.
+        runtime: what ran a file, if one was checked.
+        place: where the values begin to differ, if a check of a whole file or model failed and it was found.
+        notes: what the reader should know.
     """
 
     verdict: Verdict
@@ -74,6 +79,9 @@ class Report:
     inputs: tuple[str, ...] = ()
     broken: str = ""
     why: str = ""
+    runtime: str = ""
+    place: Divergence | None = None
+    notes: tuple[str, ...] = ()
 
 
 def compare(

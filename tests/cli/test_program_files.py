@@ -16,7 +16,6 @@ from torch import nn
 
 import bntools as bn
 from bntools.core import programfile
-from bntools.core.runtime import FileCheck
 from tests.cli import nets
 from tests.cli.conftest import Run, digests
 
@@ -118,17 +117,15 @@ def test_a_file_that_computes_something_else_is_not_written(
 ) -> None:
     saved()
     before = digests(folder)
-    export = programfile._onnx
+    polish = programfile.polish_
 
-    def wrong(*args: Any) -> bytes:
-        model = onnx.load_from_string(export(*args))
-        bias = next(each for each in model.graph.initializer if len(each.dims) == 1)
+    def wrong(proto: Any, *args: Any) -> None:
+        polish(proto, *args)
+        bias = next(each for each in proto.graph.initializer if len(each.dims) == 1)
         values = onnx.numpy_helper.to_array(bias) + np.float32(1e-3)
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-        content: bytes = model.SerializeToString()
-        return content
 
-    monkeypatch.setattr(programfile, "_onnx", wrong)
+    monkeypatch.setattr(programfile, "polish_", wrong)
     ran = run("fold", "model.pt", *ON, "-o", "model.onnx")
     assert ran.code == 1
     assert "ONNX Runtime computes something else" in ran.err
@@ -139,8 +136,8 @@ def test_strict_wants_the_file_to_have_been_run(
     run: Run, saved: Saved, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saved()
-    check = FileCheck(bn.Verdict.SKIPPED, runtime="ONNX Runtime", why="it has no kernels for that")
-    monkeypatch.setattr(programfile, "check_onnx", lambda *args: check)
+    check = bn.Report(bn.Verdict.UNVERIFIED, runtime="ONNX Runtime", why="it has no kernels for that")
+    monkeypatch.setattr(programfile, "check", lambda *args: check)
     ran = run("fold", "model.pt", *ON, "-o", "model.onnx", "--strict")
     assert ran.code == 5, ran.err
     assert "no kernels" in ran.err

@@ -1,0 +1,149 @@
+"""An ONNX model on disk: in one file, or with its weights in a second one that lies beside it.
+
+The second one is named after its content, so a file that names it is never beside weights of another: whoever
+is killed half-way leaves the old pair or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bntools.errors import SourceError, UnsafeError
+
+LARGE = 3 << 29
+"""From 1.5 GiB on the weights lie beside the file: one file of ONNX holds less than 2 GiB."""
+_SMALL = 1024
+_ALIGNED = 4096
+
+
+def size_of(proto: Any) -> int:
+    """How many bytes a model takes, with its weights; beyond 2 GiB protobuf itself cannot tell."""
+    weights = sum(len(tensor.raw_data) for tensor in _tensors(proto.graph))
+    if weights < LARGE:
+        return int(proto.ByteSize())
+    return int(weights + sum(node.ByteSize() for node in proto.graph.node))
+
+
+def lay_out(proto: Any, folder: Path, name: str, external: bool | None) -> tuple[Path, Path | None]:
+    """Write a model into a folder.
+
+    Args:
+        proto: loses its weights where they are external.
+        folder: an empty one.
+        name: of the file.
+        external: whether the weights get a file of their own; None for where they are large.
+
+    Returns:
+        the file, and that of its weights.
+    """
+    weights = None
+    if external if external is not None else size_of(proto) >= LARGE:
+        weights = _write_weights(proto, folder, name)
+    path = folder / name
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    return path, weights
+
+
+def read_proto(path: Path) -> Any:
+    """What stands in an ONNX file, without the weights that lie beside it.
+
+    Raises:
+        SourceError: if it cannot be read.
+    """
+    import onnx
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # of protobuf, of the system
+        raise SourceError(
+            f"{path}: a damaged ONNX file ({type(error).__name__})", todo="export or download it again"
+        ) from error
+
+
+def weights_of(path: Path) -> list[Path]:
+    """The files that hold the weights of an ONNX file, each of them beside it.
+
+    Raises:
+        UnsafeError: if it names one anywhere else, or something that is no ordinary file.
+    """
+    proto = read_proto(path)
+    found: dict[str, Path] = {}
+    for tensor in _tensors(proto.graph):
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                found[entry.value] = _beside(path, entry.value)
+    return list(found.values())
+
+
+def forget_old(path: Path, before: list[Path], kept: Path | None) -> None:
+    """Remove the weights that a file named before it was replaced, if bntools gave them their name."""
+    own = re.compile(re.escape(path.name) + r"\.[0-9a-f]{12}\.data")
+    for old in before:
+        if own.fullmatch(old.name) and (kept is None or old.name != kept.name):
+            with suppress(OSError):
+                old.unlink()
+
+
+def weights_before(path: Path) -> list[Path]:
+    """`weights_of` for a file that is about to be replaced, and that may be anything."""
+    try:
+        return weights_of(path) if path.exists() else []
+    except Exception:  # no ONNX file, then
+        return []
+
+
+def _write_weights(proto: Any, folder: Path, name: str) -> Path | None:
+    import onnx
+
+    large = [
+        each for each in _tensors(proto.graph) if each.HasField("raw_data") and len(each.raw_data) >= _SMALL
+    ]
+    if not large:
+        return None
+    part, hashed, places = folder / "weights.part", hashlib.sha256(), []
+    with part.open("wb") as file:
+        for tensor in large:
+            gap = -file.tell() % _ALIGNED
+            for piece in (bytes(gap), tensor.raw_data):
+                file.write(piece)
+                hashed.update(piece)
+            places.append((file.tell() - len(tensor.raw_data), len(tensor.raw_data)))
+    weights = part.rename(folder / f"{name}.{hashed.hexdigest()[:12]}.data")
+    for tensor, (offset, length) in zip(large, places, strict=True):
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", weights.name), ("offset", offset), ("length", length)):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
+    return weights
+
+
+def _tensors(graph: Any) -> list[Any]:
+    """Every tensor that a graph holds, also inside its nodes."""
+    found = [*graph.initializer]
+    for sparse in graph.sparse_initializer:
+        found += [sparse.values, sparse.indices]
+    for node in graph.node:
+        for attribute in node.attribute:
+            found += [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                found += _tensors(inner)
+    return found
+
+
+def _beside(path: Path, location: str) -> Path:
+    target = path.parent / location
+    plain = location and os.path.basename(location) == location and location not in (".", "..")
+    if not plain or "\\" in location or "\0" in location or target.is_symlink():
+        raise UnsafeError(
+            f"{path}: its weights are said to lie at {ascii(location)[:80]}, which is not beside it",
+            todo="put both files into one folder and export again",
+        )
+    if target.exists() and (not target.is_file() or target.stat().st_nlink > 1):
+        raise UnsafeError(f"{path}: {location} is no ordinary file of its own", todo="copy it")
+    return target

@@ -1,0 +1,75 @@
+"""Changed copies of an ONNX file, for as long as they are needed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bntools.core.capture import first_line
+from bntools.core.external import size_of
+from bntools.errors import SourceError
+
+_LARGE = 1 << 30
+
+
+@contextmanager
+def variant(path: Path, change: Callable[[Any], None]) -> Iterator[Path]:
+    """A copy of a file with something changed; it goes with the block.
+
+    Args:
+        path: an ONNX file, with its weights beside it.
+        change: done to its model.
+    """
+    import onnx
+
+    try:
+        proto = onnx.load(path)
+    except Exception as error:  # of protobuf, of weights that are cut off
+        raise SourceError(f"{path}: cannot be read whole: {first_line(error)}") from error
+    change(proto)
+    with tempfile.TemporaryDirectory(prefix="bntools-") as folder:
+        copy = Path(folder) / "copy.onnx"
+        large = size_of(proto) >= _LARGE
+        onnx.save(proto, copy, save_as_external_data=large, location="copy.data" if large else None)
+        yield copy
+
+
+def jitter_(proto: Any) -> None:
+    """Move every floating weight to a neighbour: how far rounding carries, where nothing is wider."""
+    import onnx
+
+    draw = np.random.default_rng(0)
+    for tensor in proto.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype in (np.float16, np.float32, np.float64):
+            away = np.where(draw.random(values.shape) < 0.5, -np.inf, np.inf).astype(values.dtype)
+            moved = np.where(values == 0, values, np.nextafter(values, away)).astype(values.dtype)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
+
+
+def showing(names: Sequence[str], count: int | None = None) -> Callable[[Any], None]:
+    """Return these values and nothing else, of the first *count* nodes only.
+
+    Args:
+        names: of values in the graph.
+        count: of nodes to keep; all if None.
+    """
+    import onnx
+
+    def change(proto: Any) -> None:
+        graph = proto.graph
+        if count is not None:
+            del graph.node[count:]
+        made = {name for node in graph.node for name in node.output}
+        known = {each.name: each for each in (*graph.output, *graph.value_info)}
+        wanted = [known.get(name, onnx.ValueInfoProto(name=name)) for name in names if name in made]
+        kept = [onnx.ValueInfoProto(name=each.name) for each in wanted]
+        del graph.output[:]
+        graph.output.extend(kept)
+
+    return change
