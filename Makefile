@@ -4,12 +4,13 @@ BIN := .venv/bin
 DEMO := build/demo
 READY := .venv/ready
 
-.PHONY: help demo test zoo peers deep bench clean
+.PHONY: help demo test guides zoo peers deep bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed; recalibrate and swap others'
 	@echo 'make test    ruff, mypy and the tests'
+	@echo 'make guides  the longer examples: the curves of small batches, and transfer learning'
 	@echo 'make zoo     fold every architecture of tests/zoo.py'
 	@echo 'make peers   fold them with other tools, in an environment of their own'
 	@echo 'make deep    the laws on 50 000 random graphs'
@@ -30,6 +31,10 @@ test: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto
+
+guides: $(READY)
+	$(BIN)/python examples/small_batch.py
+	$(BIN)/python examples/transfer.py
 
 zoo: $(READY)
 	rm -rf build/zoo
