@@ -25,7 +25,7 @@ from bntools.errors import UsageError
 EXIT_CODES = """\b
 [bold]Exit codes[/bold]
   0    done, or nothing to do
-  1    a check failed: promise, --strict, --max-remaining, --fail-on; nothing written
+  1    a check failed: promise, --strict, --fail-on; nothing written
   2    wrong usage or configuration; a file that is missing or unreadable
   3    refused for safety
   4    the model cannot be run or captured

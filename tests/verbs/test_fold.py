@@ -91,7 +91,7 @@ def test_must_not_fold(case: MustNot) -> None:
 def test_every_reason_is_shown_by_a_case() -> None:
     shown = {reason for case in MUST_NOT for reason in case.refuse.values()}
     elsewhere = {bn.Reason.NOT_CAPTURED, bn.Reason.OVERFLOW}
-    others = {"frozen", "not-selected", "tied", "not-frozen", "one-value", "groups", "already"}
+    others = {"frozen", "not-selected", "tied", "not-frozen", "one-value", "groups", "already", "no-data"}
     assert shown | elsewhere | {bn.Reason(value) for value in others} == set(bn.Reason)
     assert not shown & others
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import bntools as bn
 import bntools.norms as bn_norms
 from bntools.core.algebra import group_affine
+from bntools.core.swapping import groups_for
 from tests.must_fold import Apply, BatchNormAct, BatchNormReLU, FrozenBatchNorm
 from tests.season import season
 from tests.verbs.test_recalibrate import Batchwise
@@ -290,3 +291,23 @@ def test_the_result_is_saved_and_replayed(tmp_path: Path) -> None:
         assert torch.equal(again(X), swapped.model.eval()(X))
         pickled = bn.save(swapped, tmp_path / f"{number}.pt")
         assert torch.equal(bn.load(pickled, trust=["tests"]).eval()(X), again(X))
+
+
+@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
+def test_auto_fits_every_classifier_of_torchvision() -> None:
+    """Where 32 groups for all, or groups of 16 channels, do not."""
+    from torchvision import models  # behind tests.zoo, which makes that possible
+
+    channels: dict[str, set[int]] = {}
+    for name in models.list_models(models):
+        with torch.device("meta"):
+            modules = [*models.get_model(name, weights=None).modules()]
+        if found := {m.num_features for m in modules if isinstance(m, nn.BatchNorm2d)}:
+            channels[name] = found
+    assert len(channels) > 40
+    for sizes in channels.values():
+        assert all(c % groups_for(c) == 0 and groups_for(c) < c for c in sizes)
+    by_32 = [name for name, sizes in channels.items() if any(c % 32 for c in sizes)]
+    by_16 = [name for name, sizes in channels.items() if any(c < 16 or c % (c // 16) for c in sizes)]
+    assert len(by_32) >= 20
+    assert len(by_16) >= 10

@@ -193,8 +193,8 @@ def test_tuning_comes_nearer_and_trains_what_is_trained() -> None:
     model = nn.Sequential(net(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).double().eval()
     model[3].requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    plain, tuned = (bn.swap(model, groups=2, data=DATA.split(4), tune=steps) for steps in (0, 30))
-    assert tuned.report.steps == 30
+    plain, tuned = (bn.swap(model, groups=2, data=DATA.split(4), tune=steps) for steps in (0, 150))
+    assert tuned.report.steps == 150
     assert plain.report.tuned is None
     first, last = tuned.report.tuned
     assert last < 0.9 * first
