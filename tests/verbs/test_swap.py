@@ -293,21 +293,17 @@ def test_the_result_is_saved_and_replayed(tmp_path: Path) -> None:
         assert torch.equal(bn.load(pickled, trust=["tests"]).eval()(X), again(X))
 
 
-@pytest.mark.filterwarnings("ignore:The default weight initialization:FutureWarning")
-def test_auto_fits_every_classifier_of_torchvision() -> None:
-    """Where 32 groups for all, or groups of 16 channels, do not."""
+def test_auto_fits_where_other_rules_do_not() -> None:
+    """32 groups for all, or groups of 16 channels, are none in many a model of torchvision."""
     from torchvision import models  # behind tests.zoo, which makes that possible
 
+    names = (
+        "resnet18 densenet121 mobilenet_v2 mobilenet_v3_small efficientnet_b0 mnasnet0_5 shufflenet_v2_x0_5"
+    )
     channels: dict[str, set[int]] = {}
-    for name in models.list_models(models):
-        with torch.device("meta"):
-            modules = [*models.get_model(name, weights=None).modules()]
-        if found := {m.num_features for m in modules if isinstance(m, nn.BatchNorm2d)}:
-            channels[name] = found
-    assert len(channels) > 40
-    for sizes in channels.values():
-        assert all(c % groups_for(c) == 0 and groups_for(c) < c for c in sizes)
-    by_32 = [name for name, sizes in channels.items() if any(c % 32 for c in sizes)]
-    by_16 = [name for name, sizes in channels.items() if any(c < 16 or c % (c // 16) for c in sizes)]
-    assert len(by_32) >= 20
-    assert len(by_16) >= 10
+    for name in names.split():
+        modules = models.get_model(name, weights=None).modules()
+        channels[name] = {module.num_features for module in modules if isinstance(module, nn.BatchNorm2d)}
+    assert all(c % groups_for(c) == 0 and groups_for(c) < c for sizes in channels.values() for c in sizes)
+    assert {name for name, sizes in channels.items() if any(c % 32 for c in sizes)} >= {*names.split()[2:]}
+    assert [name for name, sizes in channels.items() if any(c < 16 or c % (c // 16) for c in sizes)]
