@@ -124,11 +124,8 @@ def main() -> int:
     """The exit code is 1 if a swap loses more than it may, or trains worse where maps are of one value."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plot", type=Path, help="also draw the curves")
-    parser.add_argument("--no-curves", action="store_true", help="stop after the first table")
     asked = parser.parse_args()
     fine = after_the_swap()
-    if asked.no_curves:
-        return 0 if fine else 1
     curves = at_batch_size_two()
     if asked.plot:
         draw(curves, asked.plot)
