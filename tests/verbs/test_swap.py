@@ -77,7 +77,8 @@ def test_the_term_between_channels_keeps_its_digits() -> None:
     [(8, 1), (16, 1), (24, 1), (32, 2), (40, 2), (64, 4), (96, 6), (512, 32), (2048, 32), (7, 1)],
 )
 def test_how_many_groups_there_are(channels: int, groups: int) -> None:
-    model = bn.swap(season(nn.Sequential(nn.BatchNorm2d(channels)))).model
+    x = torch.randn(1, channels, 2, 2)
+    model = bn.swap(season(nn.Sequential(nn.BatchNorm2d(channels))), inputs=x).model
     assert model[0].num_groups == groups
     assert channels % groups == 0
     assert groups == 1 or channels // groups >= 16
