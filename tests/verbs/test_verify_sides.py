@@ -44,6 +44,7 @@ class Square(nn.Module):
         return out
 
 
+pytestmark = pytest.mark.zoo  # it takes minutes; tests/cli/test_verify.py runs always
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "square": (Square, (2, 3, 8, 8)),
     "residual": (Residual, (2, 3, 8, 8)),
