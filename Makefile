@@ -38,7 +38,7 @@ guides: $(READY)
 
 zoo: $(READY)
 	rm -rf build/zoo
-	$(BIN)/pytest -m 'zoo or not zoo' tests/findings/test_false_alarms.py tests/verbs/test_verify_sides.py --numprocesses auto
+	$(BIN)/pytest -m 'zoo or not zoo' tests/findings/test_false_alarms.py --numprocesses auto
 	$(BIN)/pytest -m 'zoo or not zoo' tests/test_zoo.py --numprocesses auto
 	$(BIN)/python -m tests.coverage --write
 	$(BIN)/python -m tests.coverage

@@ -44,7 +44,6 @@ class Square(nn.Module):
         return out
 
 
-pytestmark = pytest.mark.zoo  # it takes minutes; tests/cli/test_verify.py runs always
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "square": (Square, (2, 3, 8, 8)),
     "residual": (Residual, (2, 3, 8, 8)),
@@ -80,7 +79,7 @@ def changed(content: bytes, change: Callable[[Any], None]) -> bytes:
     return bytes(proto.SerializeToString())
 
 
-@pytest.mark.parametrize("fold", [True, pytest.param(False, marks=pytest.mark.zoo)])
+@pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("name", NETS)
 def test_a_clean_file_passes(name: str, fold: bool, tmp_path: Path) -> None:
     build, shape = NETS[name]
@@ -96,13 +95,7 @@ def test_a_clean_file_passes(name: str, fold: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        pytest.param(name, kind, marks=() if name == "square" else pytest.mark.zoo)
-        for name in NETS
-        for kind in KINDS
-        if kind in FOUND[name]
-    ],
+    ("name", "kind"), [(name, kind) for name in NETS for kind in KINDS if kind in FOUND[name]]
 )
 def test_a_planted_fault_is_found_and_its_layer_named(name: str, kind: str, tmp_path: Path) -> None:
     build, shape = NETS[name]
