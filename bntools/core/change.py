@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
-from bntools.core.capture import first_line
+from bntools.core.capture import in_a_line
 from bntools.core.leaves import tensors_of
 from bntools.core.untouched import untouched
 from bntools.errors import BntoolsError, CaptureError
@@ -108,7 +108,7 @@ def coming(model: nn.Module, paths: Sequence[str], trial: Trial | None) -> dict[
         if isinstance(result, Tensor):
             made[result] = path
 
-    if trial is None:
+    if trial is None or not paths:
         return found
     hooks = [
         model.get_submodule(path).register_forward_pre_hook(partial(look, path), with_kwargs=True)
@@ -142,7 +142,7 @@ def _run(model: nn.Module, trial: Trial, hooks: Sequence[RemovableHandle]) -> An
     except BntoolsError:
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {first_line(error)}"
+        why = in_a_line(error)
         raise CaptureError(
             f"the model does not run on {trial.text}: {why}", todo="give inputs that it runs on"
         ) from error

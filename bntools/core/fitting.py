@@ -79,7 +79,6 @@ class Fitting:
     Attributes:
         stops: the modules to meet at.
         ranks: this process alone.
-        calls: how many pairs of forwards were met in each.
     """
 
     def __init__(self, old: nn.Module, new: nn.Module, swaps: Sequence[Swap]) -> None:
@@ -121,18 +120,13 @@ class Fitting:
         ]
         if not both:
             return
-        scale, shift = torch.ones_like(self._slopes[path]), torch.zeros_like(self._slopes[path])
+        self._now[path] += [pairs_of(_coming(swap, x), self._old[path](before)) for before, x in both]
+        pairs = together(self._now[path])
         if swap.norm is Norm.BATCH:
             whole = merged([moments_of(x) for _, x in both])
             self._moments[path].append(whole)
             write(norm, whole.mean, whole.var)
-            scale, shift = _scale(whole, swap)
-        # Of pairs with what comes in, since each call and each group has statistics of its own.
-        self._now[path] += [
-            pairs_of(_normalised(norm, swap, x), self._old[path](before)).moved(scale, shift)
-            for before, x in both
-        ]
-        pairs = together(self._now[path]).moved(1 / scale, -shift / scale)
+            pairs = _normalised(pairs, whole, swap)
         for name, value in zip(("weight", "bias"), pairs.line(self._slopes[path]), strict=True):
             _own(norm, name).copy_(value)
 
@@ -153,8 +147,7 @@ class Fitting:
                         f"{path}: expected several values a channel, there is one", todo="give more samples"
                     )
                 made = {"running_mean": moments.mean, "running_var": moments.unbiased}
-                scale, shift = _scale(moments, swap)
-                whole = whole.moved(1 / scale, -shift / scale)
+                whole = _normalised(whole, moments, swap)
             made["weight"], made["bias"] = whole.line(self._slopes[path])
             for name, value in made.items():
                 tensor = value.to(_own(norm, name))
@@ -167,19 +160,18 @@ class Fitting:
         return tensors
 
 
-def _scale(moments: Moments, swap: Swap) -> tuple[Tensor, Tensor]:
-    """What takes a normalised value back to what it was."""
-    return (moments.var + swap.eps).sqrt(), moments.mean
-
-
-def _normalised(norm: nn.Module, swap: Swap, x: Tensor) -> Tensor:
-    """What a new norm makes of its input, without γ and β, in float64."""
+def _coming(swap: Swap, x: Tensor) -> Tensor:
+    """What comes to γ and β of a new norm, in float64; what comes to a BatchNorm, since each call and each
+    group of forwards has statistics of its own.
+    """
     x = x.detach().double()
-    if swap.norm is not Norm.BATCH:
-        return F.group_norm(x, swap.groups, eps=swap.eps)
-    shape = (1, -1, *(1,) * (x.ndim - 2))
-    mean, var = (_own(norm, name).double().reshape(shape) for name in ("running_mean", "running_var"))
-    return (x - mean) / (var + swap.eps).sqrt()
+    return x if swap.norm is Norm.BATCH else F.group_norm(x, swap.groups, eps=swap.eps)
+
+
+def _normalised(pairs: Pairs, moments: Moments, swap: Swap) -> Pairs:
+    """Pairs with what comes to a BatchNorm, as those with what it makes of that."""
+    scale = (moments.var + swap.eps).rsqrt()
+    return pairs.moved(scale, -moments.mean * scale)
 
 
 def _affine_of(norm: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -103,22 +103,19 @@ def swap(
         2
     """
     check_eager(model)
-    _check(to, groups, data, tune, max_samples)
-    if weight_standardization and to not in _SINGLE:
-        todo = f"leave it out; it is for {', '.join(_SINGLE)}"
-        raise UsageError(f"weight_standardization: not for to={to!r}", todo=todo)
+    _check(to, groups, data, tune, max_samples, standardize=weight_standardization)
     with torch.inference_mode(False):
         source = None if data is None else Passes.of(data, model, max_samples, forward)
         trial = _trial(model, inputs, source)
         selected = select(model, only, include_frozen=True, others=_OTHERS if to == "batch" else ())
         left = dict(selected.left)
         swaps: list[Swap] = []
-        switches: list[Switch] = []
-        here = coming(model, [*filter(None, selected.norms)], trial) if to != "frozen" else {}
-        for path, module in selected.norms.items():
-            if to == "frozen":
-                switches.append(Switch(path))
-                continue
+        switches = [Switch(path) for path in selected.norms] if to == "frozen" else []
+        norms = selected.norms if to != "frozen" else {}
+        # Only for these it matters what comes to them.
+        asked = [path for path, module in norms.items() if to in _SINGLE or isinstance(module, nn.GroupNorm)]
+        here = coming(model, [*filter(None, asked)], trial)
+        for path, module in norms.items():
             count = 1 if to == "layer" else None if groups == "auto" else int(groups)
             paths, shape = selected.facts[path].paths, here[path].shape if path in here else None
             found = swap_of(module, paths, _NORMS[to], count, shape, data=source is not None)
@@ -160,7 +157,9 @@ def swap(
         return Surgery(model if inplace else target, plan, change)
 
 
-def _check(to: str, groups: object, data: object, tune: object, max_samples: int | None) -> None:
+def _check(
+    to: str, groups: object, data: object, tune: object, max_samples: int | None, *, standardize: bool
+) -> None:
     if to not in (*_NORMS, "frozen"):
         raise UsageError(f"to: {to!r} is none", todo=f"write {', '.join((*_NORMS, 'frozen'))}")
     if groups != "auto" and (isinstance(groups, bool) or not isinstance(groups, int) or groups < 1):
@@ -172,6 +171,10 @@ def _check(to: str, groups: object, data: object, tune: object, max_samples: int
     if data is not None and to not in _FITTED:
         raise UsageError(
             f"data: nothing is fitted for to={to!r}", todo=f"leave it out; it is for {', '.join(_FITTED)}"
+        )
+    if standardize and to not in _SINGLE:
+        raise UsageError(
+            f"weight_standardization: not for to={to!r}", todo=f"leave it out; it is for {', '.join(_SINGLE)}"
         )
     if max_samples is not None and max_samples < 1:
         raise UsageError(f"max_samples: expected a positive number, it is {max_samples}")
