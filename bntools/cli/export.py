@@ -83,7 +83,7 @@ def export(
         bool,
         typer.Option("--no-compare", help="Do not count what the exporter alone would have left."),
     ] = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not measure the result.")] = False,
+    no_verify: o.NoVerify = False,
     strict: Annotated[
         bool,
         typer.Option(
@@ -92,12 +92,7 @@ def export(
             envvar="BNTOOLS_STRICT",
         ),
     ] = False,
-    limit: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", help="How long ONNX Runtime may take.", min=1, envvar="BNTOOLS_LIMIT"
-        ),
-    ] = 300.0,
+    limit: o.Limit = 300.0,
     force: o.Force = False,
     format: o.OutputFormat = o.Format.text,
     as_json: o.Json = False,

@@ -58,7 +58,7 @@ def fold(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, change and write nothing.")
     ] = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not measure the result.")] = False,
+    no_verify: o.NoVerify = False,
     strict: Annotated[
         bool,
         typer.Option(

@@ -92,6 +92,11 @@ Out = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Where to; beside the file if not given.", rich_help_panel=_OUTPUT),
 ]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not measure the result.")]
+Limit = Annotated[
+    float,
+    typer.Option(metavar="SECONDS", help="How long ONNX Runtime may take.", min=1, envvar="BNTOOLS_LIMIT"),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.", rich_help_panel=_OUTPUT)]
 OutputFormat = Annotated[
     Format,

@@ -62,12 +62,7 @@ def verify(
     no_bisect: Annotated[
         bool, typer.Option("--no-bisect", help="Do not look for the place of a difference.")
     ] = False,
-    limit: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", help="How long ONNX Runtime may take.", min=1, envvar="BNTOOLS_LIMIT"
-        ),
-    ] = 300.0,
+    limit: o.Limit = 300.0,
     strict: Annotated[
         bool,
         typer.Option(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bntools.core.capture import first_line
+from bntools.core.capture import in_a_line
 from bntools.core.example import Example
 from bntools.core.inputs import argument_names, as_model, type_and_device
 from bntools.core.leaves import tensors_of
@@ -103,7 +103,7 @@ def _numbered(data: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     except (BntoolsError, GeneratorExit):
         raise
     except Exception as error:
-        what = f"{type(error).__name__}: {first_line(error)}"
+        what = in_a_line(error)
         raise UsageError(
             f"data: giving batch {number} failed with {what}", todo="repair what makes the batches"
         ) from error
@@ -145,11 +145,16 @@ def run(forward: Forward, model: nn.Module, batch: Batch) -> Any:
     except BntoolsError:
         raise
     except Exception as error:
-        what = f"{type(error).__name__}: {first_line(error)}"
+        what = in_a_line(error)
         raise CaptureError(
             f"batch {batch.number}: the model does not run on it: {what}",
             todo="give batches as its forward takes them, or forward=",
         ) from error
+
+
+def no_batches() -> UsageError:
+    """The error of data that gives none."""
+    return UsageError("data: expected batches, there is none", todo="look at what the data gives")
 
 
 def fresh(batch: Batch) -> Batch:

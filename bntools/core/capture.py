@@ -52,8 +52,7 @@ def capture(model: nn.Module, example: Example) -> Capture:
             trace = _run(model, example, sliced=False)
     except Exception as error:
         raise CaptureError(
-            f"the model does not run on {example} ({example.origin}): "
-            f"{type(error).__name__}: {first_line(error)}",
+            f"the model does not run on {example} ({example.origin}): {in_a_line(error)}",
             todo="give inputs that it runs on (--input 2x3x224x224, or --inputs file.npz)",
         ) from error
     modules = tuple(sorted(trace.modules, key=lambda m: (m.start, -m.end)))
@@ -141,6 +140,11 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, cut to a length that fits a screen."""
     text = str(error).strip().splitlines()
     return text[0][:200] if text else "no message"
+
+
+def in_a_line(error: BaseException) -> str:
+    """Its class and the first line of its text, as ``ValueError: no such shape``."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, object]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bntools.core.batches import Batch, Forward, fresh, run
+from bntools.core.batches import Batch, Forward, fresh, no_batches, run
 from bntools.core.change import apart
 from bntools.core.leaves import tensors_of
 from bntools.core.rounds import Progress
@@ -123,5 +123,5 @@ def _loss(wanted: Sequence[Tensor], made: Sequence[Tensor]) -> Tensor:
 def _distance(old: nn.Module, new: nn.Module, batches: Sequence[Batch], forward: Forward) -> float:
     pairs = [_outputs(old, new, batch, forward) for batch in batches]
     if not pairs:
-        raise UsageError("data: expected batches, there is none", todo="look at what the data gives")
+        raise no_batches()
     return apart(*([tensor for pair in pairs for tensor in pair[side]] for side in (0, 1)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bntools.core.capture import first_line
+from bntools.core.capture import in_a_line
 from bntools.core.names import modules_of, tensors_of
 from bntools.errors import CaptureError
 
@@ -65,7 +65,7 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
             twin = copy.deepcopy(model, memo)
     except Exception as error:
         raise CaptureError(
-            f"the model cannot be copied: {type(error).__name__}: {first_line(error)}",
+            f"the model cannot be copied: {in_a_line(error)}",
             todo="take out of it what copy.deepcopy cannot copy",
         ) from error
     own = {id(each) for _, each in (*modules_of(twin), *tensors_of(twin))} - given

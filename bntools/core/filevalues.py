@@ -22,19 +22,13 @@ def file_values(file: FileSide, example: Example, names: Sequence[str]) -> tuple
     def run(count: int | None) -> dict[str, Part]:
         made = {name for node in file.proto.graph.node[:count] for name in node.output}
         wanted = [name for name in dict.fromkeys(names) if name in made]
-        if not wanted:
-            return {}
-        with variant(file.path, showing(wanted, count)) as part:
-            session = file.runtime.open(part, optimise=False)
-            parts = file.runtime.sample(session, _only(file.feeds(example), session.inputs))
-            file.runtime.forget(session)
-        return dict(zip([name for name, _ in session.outputs], parts, strict=True))
+        return _sampled(file, example, wanted, count) if wanted else {}
 
     try:
         return run(None), None
     except _TROUBLE:
         pass
-    good, bad, found = 0, len(file.proto.graph.node), dict[str, Part]()
+    good, bad = 0, len(file.proto.graph.node)
     while bad - good > 1:
         middle = (good + bad) // 2
         last = [name for node in file.proto.graph.node[:middle] for name in node.output if name][-1:]
@@ -43,10 +37,9 @@ def file_values(file: FileSide, example: Example, names: Sequence[str]) -> tuple
         else:
             bad = middle
     try:
-        found = run(good) if good else {}
+        return (run(good) if good else {}), good
     except _TROUBLE:
-        found = {}
-    return found, good
+        return {}, good
 
 
 def _runs(file: FileSide, example: Example, names: Sequence[str], count: int) -> bool:
@@ -55,13 +48,19 @@ def _runs(file: FileSide, example: Example, names: Sequence[str], count: int) ->
     read = {name for node in nodes for name in node.input}
     leaves = [name for node in nodes for name in node.output if name and name not in read]
     try:
-        with variant(file.path, showing(leaves or names, count)) as part:
-            session = file.runtime.open(part, optimise=False)
-            file.runtime.sample(session, _only(file.feeds(example), session.inputs))
-            file.runtime.forget(session)
+        _sampled(file, example, leaves or names, count)
     except _TROUBLE:
         return False
     return True
+
+
+def _sampled(file: FileSide, example: Example, names: Sequence[str], count: int | None) -> dict[str, Part]:
+    """These values, of the first *count* nodes alone."""
+    with variant(file.path, showing(names, count)) as part:
+        session = file.runtime.open(part, optimise=False)
+        parts = file.runtime.sample(session, _only(file.feeds(example), session.inputs))
+        file.runtime.forget(session)
+    return dict(zip([name for name, _ in session.outputs], parts, strict=True))
 
 
 def _only(feeds: Mapping[str, Any], inputs: Iterable[tuple[Any, ...]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from bntools.core.axes import BATCH, Axes
-from bntools.core.capture import first_line
+from bntools.core.capture import first_line, in_a_line
 from bntools.core.quiet import quiet
 from bntools.errors import CaptureError, UsageError
 
@@ -88,7 +88,7 @@ def translate(program: torch.export.ExportedProgram, form: Form) -> Any:
             proto = made.model_proto
     except Exception as error:
         raise CaptureError(
-            f"torch's ONNX exporter refuses the program: {type(error).__name__}: {first_line(error)}",
+            f"torch's ONNX exporter refuses the program: {in_a_line(error)}",
             todo="write to .pt2: bntools fold MODEL -o model.pt2",
         ) from error
     if form.opset is not None and opset_of(proto) != form.opset:  # it logs that, and goes on

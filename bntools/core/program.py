@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bntools.core.axes import Axes
-from bntools.core.capture import first_line
+from bntools.core.capture import in_a_line
 from bntools.core.example import Example
 from bntools.core.operator import Input, Operator
 from bntools.core.quiet import quiet
@@ -84,7 +84,7 @@ def exported(model: nn.Module, example: Example, axes: Axes = _BATCH) -> torch.e
             except Exception as error:
                 problem = error
     raise CaptureError(
-        f"torch.export refuses the model: {type(problem).__name__}: {first_line(problem)}",
+        f"torch.export refuses the model: {in_a_line(problem)}",
         todo="fold the module: -o model.pt, or level='module'",
     ) from problem
 

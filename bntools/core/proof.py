@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bntools.core.capture import first_line
+from bntools.core.capture import first_line, in_a_line
 from bntools.core.compute import fold_tensors, get_tensor
 from bntools.core.exact import exact_copy
 from bntools.core.example import Example
@@ -134,7 +134,7 @@ def prove(model: nn.Module, change: Change, example: Example, progress: Callable
             if trial is not example:
                 continue  # a model may be made for one batch size
             raise CaptureError(
-                f"the model does not run in float64 on the CPU: {type(error).__name__}: {first_line(error)}",
+                f"the model does not run in float64 on the CPU: {in_a_line(error)}",
                 todo="fold without the proof: --no-verify, or verify=False",
             ) from error
         shipped.append(plain)
@@ -163,7 +163,7 @@ def prove(model: nn.Module, change: Change, example: Example, progress: Callable
 
 
 def _does_not_run(error: Exception, done: Sequence[Example]) -> Report:
-    why = f"the folded model does not run: {type(error).__name__}: {first_line(error)}"
+    why = f"the folded model does not run: {in_a_line(error)}"
     return Report(Verdict.FAILED, error=math.inf, inputs=_named(done), why=why)
 
 

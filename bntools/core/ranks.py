@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from bntools import errors
-from bntools.core.capture import first_line
+from bntools.core.capture import first_line, in_a_line
 from bntools.errors import BntoolsError, CaptureError, UsageError
 
 _ARRIVAL = timedelta(minutes=5)
@@ -92,7 +92,7 @@ class Ranks:
         """Tell the others what has ended this process; they hear it at their next talk."""
         if self.size > 1 and not self._over:
             kind = type(error).__name__ if isinstance(error, BntoolsError) else ""
-            message = error.message if isinstance(error, BntoolsError) else _in_a_line(error)
+            message = error.message if isinstance(error, BntoolsError) else in_a_line(error)
             with suppress(BntoolsError):
                 self._gather(((kind, message, getattr(error, "todo", "")), None))
 
@@ -114,10 +114,6 @@ def _elsewhere(rank: int, kind: str, message: str, todo: str) -> BntoolsError:
     error = made(f"process {rank}: {message}", todo=todo)
     error.rank = rank
     return error
-
-
-def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 @contextmanager

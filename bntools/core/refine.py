@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bntools.core.batches import Batch, Batches, Forward, fresh, run
+from bntools.core.batches import Batch, Batches, Forward, fresh, no_batches, run
 from bntools.core.change import Trial
 from bntools.core.changes import Norm, Swap
 from bntools.core.distill import tuned
@@ -17,7 +17,6 @@ from bntools.core.fitting import fitted
 from bntools.core.graft import graft_
 from bntools.core.plan import Plan
 from bntools.core.rounds import Progress
-from bntools.errors import UsageError
 
 _FEW = 32
 """On how many samples the difference of two models is measured."""
@@ -60,7 +59,7 @@ class Passes:
         """
         batch = next(iter(Batches(self.content, self.model, _FEW)), None)
         if batch is None:
-            raise UsageError("data: expected batches, there is none", todo="look at what the data gives")
+            raise no_batches()
         return Trial(
             f"{batch.samples} samples of the data", lambda model: run(self.forward, model, fresh(batch))
         )

@@ -11,13 +11,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from bntools.core.batches import Batch, Forward, cut, fresh, run
+from bntools.core.batches import Batch, Forward, cut, fresh, no_batches, run
 from bntools.core.inputs import type_and_device
 from bntools.core.leaves import tensors_of
 from bntools.core.lockstep import Lockstep, Stop
 from bntools.core.memory import Meter, free
 from bntools.core.ranks import Ranks
-from bntools.errors import UsageError
 
 CONVERGED = 0.01, 0.02
 """The standard errors, of μ in units of σ and of log σ², below which more data is not asked for."""
@@ -120,7 +119,7 @@ class Rounds:
         waiting = iter(batches)
         first = next(waiting, None)
         if not any(talk(first is not None)):
-            raise UsageError("data: expected batches, there is none", todo="look at what the data gives")
+            raise no_batches()
         most, order = self._rehearse(first, virtual_batch, memory) if first else (0.0, ())
         for each in talk(order):
             self.lockstep.learn(each)

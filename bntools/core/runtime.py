@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bntools.core.capture import first_line
+from bntools.core.capture import first_line, in_a_line
 from bntools.core.child import CrashError, HangError, RefusalError
 from bntools.core.example import Example
 from bntools.core.observe import agreement, difference_of
@@ -170,7 +170,7 @@ def _try(known: _Reference, other: Side, example: Example, found: _Found, *, fir
             found.notes.append(f"the model does not run on {example}")
             return
         raise CaptureError(
-            f"the model does not run on {example}: {type(error).__name__}: {first_line(error)}",
+            f"the model does not run on {example}: {in_a_line(error)}",
             todo="give inputs that it runs on (--input 2x3x224x224, or --inputs file.npz)",
         ) from error
     if not exact:
@@ -203,7 +203,7 @@ def _outputs(side: Side, example: Example, found: _Found, *, first: bool) -> Ite
     try:
         outputs = side.own(example)
     except Exception as error:
-        why = f"{side.what} does not run on {example}: {type(error).__name__}: {first_line(error)}"
+        why = f"{side.what} does not run on {example}: {in_a_line(error)}"
         if side.program is not None and not first:  # it may be made for one batch size
             found.notes.append(why)
             return

@@ -66,10 +66,7 @@ def showing(names: Sequence[str], count: int | None = None) -> Callable[[Any], N
         if count is not None:
             del graph.node[count:]
         made = {name for node in graph.node for name in node.output}
-        known = {each.name: each for each in (*graph.output, *graph.value_info)}
-        wanted = [known.get(name, onnx.ValueInfoProto(name=name)) for name in names if name in made]
-        kept = [onnx.ValueInfoProto(name=each.name) for each in wanted]
         del graph.output[:]
-        graph.output.extend(kept)
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name in made)
 
     return change

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bntools.core.axes import Axes, two_rows
-from bntools.core.capture import capture, check_eager
+from bntools.core.capture import capture, check_eager, in_a_line
 from bntools.core.child import LIMIT
 from bntools.core.exact import exact, exact_copy
 from bntools.core.example import Example
@@ -211,7 +211,7 @@ def _check_runs(program: nn.Module, example: Example) -> None:
         observe(program, example, double=False)
     except Exception as error:
         raise CaptureError(
-            f"the model does not run in float16: {type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            f"the model does not run in float16: {in_a_line(error)}",
             todo="export without fp16",
         ) from error
 

@@ -15,7 +15,7 @@ from torch import fx, nn
 from bntools.core import proof
 from bntools.core.batches import Batches
 from bntools.core.bisect import Divergence
-from bntools.core.capture import first_line
+from bntools.core.capture import first_line, in_a_line
 from bntools.core.child import LIMIT, Runtime
 from bntools.core.example import Example
 from bntools.core.guess import guess
@@ -218,7 +218,7 @@ def _placed(
     try:
         place = _place(one, two, examples, folded=folded, exact=exact)
     except Exception as error:
-        note = f"the place was not found: {type(error).__name__}: {first_line(error)}"
+        note = f"the place was not found: {in_a_line(error)}"
         return replace(report, notes=(*report.notes, note))
     if place is None:
         note = "the place was not found: the values on the way agree, or have other names"
