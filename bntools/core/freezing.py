@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bntools.core.capture import capture
+from bntools.core.changes import MIXING, Switch
 from bntools.core.example import Example
 from bntools.core.names import modules_of, own_tensor, tensors_of
+from bntools.core.reasons import Reason
 from bntools.core.sites import find_sites
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError
@@ -20,6 +22,10 @@ from bntools.norms.frozen import affine_of, freeze_, frozen
 
 _SHAPES = ((4,), (4, 3), (4, 3, 3), (4, 3, 3, 3))
 """Of samples and space: what inputs are tried."""
+_STATISTICS, _AFFINE = ("running_mean", "running_var"), ("weight", "bias", *MIXING)
+
+Why = dict[str, tuple[Reason, str]]
+"""Why modules are left as they are, by path: the reason and a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,34 @@ def _goes_by(module: nn.Module, x: Tensor, told: Tensor) -> bool:
     """Whether what a module returns changes with its running mean."""
     module._buffers["running_mean"] = torch.ones_like(_statistics(module)[0])
     return not torch.equal(module.forward(x), told)
+
+
+def freezes(
+    model: nn.Module, norms: Mapping[str, nn.Module], *, stats: bool = True, affine: bool = True
+) -> tuple[dict[str, Switch], Why]:
+    """What freezes some of a model's BatchNorms, and why others of them cannot be; both by path."""
+    left: Why = {}
+    for path, module in norms.items():
+        if why := resists(module, stats=stats):
+            left[path] = Reason.UNRECOGNISED, why
+    free = {path: module for path, module in norms.items() if path not in left}
+    names = _STATISTICS * stats + _AFFINE * affine
+    for path, other in tied(free, modules_of(model), names).items():
+        left[path] = Reason.TIED, f"{other or 'the model'} has a tensor of it too"
+    return {path: Switch(path, True, stats, affine) for path in norms if path not in left}, left
+
+
+def unfreezes(model: nn.Module, norms: Mapping[str, nn.Module]) -> tuple[dict[str, Switch], Why]:
+    """What makes some of a model's BatchNorms what they were, and why others of them stay; both by path."""
+    left: Why = {}
+    for path, module in norms.items():
+        if frozen(module) is None:
+            left[path] = Reason.NOT_FROZEN, "bntools has not frozen it"
+    holding = [(path, m) for path, m in modules_of(model) if (how := frozen(m)) and how.grads]
+    chosen = {path: module for path, module in holding if path in norms}
+    for path, other in tied(chosen, holding, _AFFINE).items():
+        left[path] = Reason.TIED, f"{other or 'the model'} has a tensor of it too, and stays frozen"
+    return {path: Switch(path, freeze=False) for path in norms if path not in left}, left
 
 
 def tied(

@@ -10,22 +10,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bntools.core.capture import check_eager, fingerprint
-from bntools.core.changes import MIXING, Switch
+from bntools.core.changes import Switch
 from bntools.core.exact import copied
 from bntools.core.example import Example
-from bntools.core.freezing import Freezing, early, freezing_of, resists, tied
+from bntools.core.freezing import Freezing, early, freezes, freezing_of, unfreezes
 from bntools.core.graft import graft_
 from bntools.core.guess import guess
-from bntools.core.names import modules_of
 from bntools.core.plan import Edit, Plan, Refusal
 from bntools.core.reasons import Reason
 from bntools.core.select import Selected, select
 from bntools.core.sites import site_of
 from bntools.core.surgery import Surgery
 from bntools.errors import UsageError
-from bntools.norms.frozen import frozen
-
-_STATISTICS, _AFFINE = ("running_mean", "running_var"), ("weight", "bias", *MIXING)
 
 
 def freeze(
@@ -85,15 +81,9 @@ def freeze(
             example = guess(target) if inputs is None else Example.of(inputs, target)
             chosen = early(target, example, first, until)
             left |= dict.fromkeys(selected.norms.keys() - chosen, (Reason.NOT_SELECTED, "it comes later"))
-        for path, module in selected.norms.items():
-            if path not in left and (why := resists(module, stats=stats)):
-                left[path] = Reason.UNRECOGNISED, why
         norms = {path: module for path, module in selected.norms.items() if path not in left}
-        names = _STATISTICS * stats + _AFFINE * affine
-        for path, other in tied(norms, modules_of(target), names).items():
-            left[path] = Reason.TIED, f"{other or 'the model'} has a tensor of it too"
-        switches = {path: Switch(path, True, stats, affine) for path in selected.norms if path not in left}
-        plan = _plan("freeze", target, selected, switches, left)
+        switches, why = freezes(target, norms, stats=stats, affine=affine)
+        plan = _plan("freeze", target, selected, switches, left | why)
         graft_(target, plan, {})
         return Surgery(target, plan, freezing_of(target, optimizer))
 
@@ -126,16 +116,8 @@ def unfreeze(
     with torch.inference_mode(False):
         target = model if inplace else copied(model)
         selected = select(target, only, include_frozen=True)
-        left = dict(selected.left)
-        for path, module in selected.norms.items():
-            if frozen(module) is None:
-                left[path] = Reason.NOT_FROZEN, "bntools has not frozen it"
-        holding = [(path, m) for path, m in modules_of(target) if (how := frozen(m)) and how.grads]
-        norms = {path: module for path, module in holding if path in selected.norms}
-        for path, other in tied(norms, holding, _AFFINE).items():
-            left[path] = Reason.TIED, f"{other or 'the model'} has a tensor of it too, and stays frozen"
-        switches = {path: Switch(path, freeze=False) for path in selected.norms if path not in left}
-        plan = _plan("unfreeze", target, selected, switches, left)
+        switches, why = unfreezes(target, selected.norms)
+        plan = _plan("unfreeze", target, selected, switches, {**selected.left, **why})
         graft_(target, plan, {})
         return Surgery(target, plan, freezing_of(target, None))
 

@@ -15,6 +15,7 @@ from bntools.core.change import Change, Coming, Trial, change_between, coming
 from bntools.core.changes import Norm, Standardization, Swap, Switch
 from bntools.core.exact import copied
 from bntools.core.example import Example
+from bntools.core.freezing import freezes, unfreezes
 from bntools.core.graft import graft_
 from bntools.core.guess import guess
 from bntools.core.inputs import type_and_device
@@ -27,6 +28,7 @@ from bntools.core.sites import site_of
 from bntools.core.surgery import Surgery
 from bntools.core.swapping import Left, swap_of, tensors_of_standardization, tensors_of_swap
 from bntools.errors import CaptureError, UsageError
+from bntools.norms.frozen import frozen
 from bntools.norms.standardized import EPS, why_not
 
 Target = Literal["group", "layer", "instance", "switchable", "frozen", "sync", "batch"]
@@ -69,7 +71,7 @@ def swap(
         to: ``"group"``; ``"layer"``, which is one group; ``"instance"``, which is a group for each channel;
             ``"switchable"``, a mixture of batch, layer and instance that starts as a BatchNorm;
             ``"frozen"``, as `bntools.freeze` does; ``"sync"`` or ``"batch"``, which are the same function.
-            With *data*, ``"batch"`` also takes the place of a GroupNorm.
+            ``"batch"`` also unfreezes, and with *data* takes the place of a GroupNorm.
         groups: how many; ``"auto"`` is the largest number, 32 at most, that divides the channels and leaves
             16 in each group.
         data: batches without labels, as for `bntools.recalibrate`, to fit the new norms to. What can be read
@@ -110,7 +112,10 @@ def swap(
         selected = select(model, only, include_frozen=True, others=_OTHERS if to == "batch" else ())
         left = dict(selected.left)
         swaps: list[Swap] = []
-        switches = [Switch(path) for path in selected.norms] if to == "frozen" else []
+        switches: dict[str, Switch] = {}
+        if to == "frozen":
+            switches, why = freezes(model, selected.norms)
+            left |= why
         norms = selected.norms if to != "frozen" else {}
         # Only for these it matters what comes to them.
         asked = [path for path, module in norms.items() if to in _SINGLE or isinstance(module, nn.GroupNorm)]
@@ -125,6 +130,10 @@ def swap(
                 left[path] = found.reason, found.detail
                 continue
             swaps.append(found)
+        if to == "batch":  # what was frozen is one already, and becomes what it was
+            held = {path: each for path, each in norms.items() if path in left and frozen(each) is not None}
+            switches, why = unfreezes(model, held)
+            left = {path: each for path, each in left.items() if path not in switches} | why
         dtype, _ = type_and_device(model)
         tensors: dict[str, Tensor] = {}
         for each in swaps:
@@ -185,7 +194,7 @@ def _plan(
     selected: Selected,
     left: Mapping[str, tuple[Reason, str]],
     swaps: Sequence[Swap],
-    switches: Sequence[Switch],
+    switches: Mapping[str, Switch],
     convs: Sequence[Standardization],
     notes: Sequence[str],
 ) -> Plan:
@@ -204,7 +213,7 @@ def _plan(
         fingerprint(model),
         notes=(*alone, *notes),
         promise=Promise.SAME if exact else Promise.NEW,
-        switches=tuple(switches),
+        switches=tuple(switches.values()),
         swaps=tuple(swaps),
         standardized=tuple(convs),
     )

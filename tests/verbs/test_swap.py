@@ -274,6 +274,35 @@ def test_to_frozen_is_a_freeze() -> None:
     assert bn.unfreeze(model).model[1].weight.requires_grad
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("inplace", [True, False])
+def test_to_frozen_and_back_is_what_it_was(training: bool, inplace: bool) -> None:
+    model = net().train(training)
+    model[4].weight.requires_grad_(False)
+    there = bn.swap(copy.deepcopy(model), "frozen", inputs=X)
+    assert not there.model[1].weight.requires_grad
+    back = bn.swap(there.model, "batch", inputs=X, inplace=inplace)
+    assert (back.model is there.model) is inplace
+    assert [edit.site.name for edit in back.plan.edits] == ["1", "4"]
+    assert back.plan.promise is bn.Promise.SAME
+    assert [p.requires_grad for p in back.model.parameters()] == [p.requires_grad for p in model.parameters()]
+    assert all(each.training is training for each in back.model.modules())
+    for key, value in model.state_dict().items():
+        assert torch.equal(back.model.state_dict()[key], value)
+    # The twin: nothing is done to what nobody has frozen.
+    assert not bn.swap(model, "batch", inputs=X).plan.edits
+
+
+def test_to_frozen_is_as_careful_as_a_freeze() -> None:
+    """A γ that another layer has, which is not chosen, would be frozen there too."""
+    model = net()
+    model.twin = nn.BatchNorm2d(32)
+    model.twin.weight = model[1].weight
+    for plan in (bn.swap(model, "frozen", only="1").plan, bn.freeze(model, "1").plan):
+        assert not plan.switches
+        assert next(r.reason for r in plan.refusals if r.site.name == "1") is bn.Reason.TIED
+
+
 # Files
 
 
