@@ -50,6 +50,8 @@ def capture(model: nn.Module, example: Example) -> Capture:
         trace = _run(model, example, sliced=True)
         if trace.memories.straddled:
             trace = _run(model, example, sliced=False)
+    except CaptureError:  # of a program that says itself what it does not understand
+        raise
     except Exception as error:
         raise CaptureError(
             f"the model does not run on {example} ({example.origin}): {in_a_line(error)}",

@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import (
 
 from bntools.core.example import Example
 from bntools.core.inputs import draw, type_and_device
+from bntools.core.onnxinputs import declared
 from bntools.core.untouched import untouched
 from bntools.errors import CaptureError
 
@@ -61,8 +62,8 @@ def guess(model: nn.Module, seed: int = 0) -> Example:
         seed: what the values, normally distributed, are drawn from; the global random state is not used.
 
     Returns:
-        An example of batch size 2, of the model's type and device; its origin is ``guessed`` or
-        ``timm's config``.
+        An example of batch size 2, of the model's type and device; its origin is ``guessed``,
+        ``timm's config`` or, for a program from an ONNX file, ``declared``.
 
     Raises:
         CaptureError: the model cannot be copied, or no shape fits.
@@ -71,7 +72,7 @@ def guess(model: nn.Module, seed: int = 0) -> Example:
         >>> print(guess(nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3))))
         2x5 float32
     """
-    if (example := configured(model, seed)) is not None:
+    if (example := declared(model, seed) or configured(model, seed)) is not None:
         return example
     trial = _Trial.of(model)
     name = type(model).__name__

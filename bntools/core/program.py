@@ -53,7 +53,7 @@ _ALLOCATES = frozenset(
 """Operators that return memory in which nothing else can look."""
 
 
-_RESERVED = frozenset(dir(fx.GraphModule)) | {
+RESERVED = frozenset(dir(fx.GraphModule)) | {
     "args",
     "eps",
     "keys",
@@ -160,7 +160,7 @@ def _paths(nodes: list[fx.Node]) -> list[str]:
     taken: set[str] = set()
     paths = []
     own = {name for node in nodes for name, arg in _named(node).items() if _is_tensor(arg)}
-    reserved = _RESERVED | own
+    reserved = RESERVED | own
     for node in nodes:
         base = _module_of(node)[0]
         brings = any(_is_tensor(a) and a.meta["val"].is_floating_point() for a in node.args)

@@ -16,6 +16,8 @@ from bntools.core.example import Example
 from bntools.core.external import forget_old, lay_out, size_of, weights_before
 from bntools.core.observe import difference, observe
 from bntools.core.onnxfile import Form, Graph, ensure_sound, graph_of, polish_, translate
+from bntools.core.onnxmodel import origin_of
+from bntools.core.onnxsave import KEY, write_back
 from bntools.core.operator import Operator
 from bntools.core.places import in_file
 from bntools.core.program import exported
@@ -26,12 +28,11 @@ from bntools.core.surgery import Surgery
 from bntools.core.traced import Traced
 from bntools.core.trials import trials
 from bntools.core.verify import Report, Verdict
-from bntools.errors import PromiseError
+from bntools.errors import PromiseError, UsageError
 
 PROGRAMS = (".pt2", ".onnx")
 """The endings of files that hold a program."""
 
-KEY = "bntools"
 _SAME = 1e-5
 _NAMES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node", "custom")
 
@@ -98,6 +99,11 @@ def write_program(
     """
     example = surgery.example
     assert example is not None
+    origin = origin_of(surgery.model)
+    if origin is not None:
+        if path.suffix != ".onnx":
+            raise UsageError(f"{path}: what was an ONNX file stays one", todo="name a .onnx")
+        return write_back(surgery, origin, path, force=force, certain=certain)
     plan = surgery.plan.to_json()
     if path.suffix == ".onnx":
         reference = Reference(ModuleSide(surgery.model), list(trials(example)))

@@ -20,6 +20,7 @@ from bntools.core.merge import can_merge, merge_, without_
 from bntools.core.names import tensors_of
 from bntools.core.numbers import Seen
 from bntools.core.observe import difference, observe, types_of
+from bntools.core.onnxmodel import origin_of
 from bntools.core.operator import Operator
 from bntools.core.plan import Edit, Plan, Refusal, Side
 from bntools.core.planning import plan_of
@@ -99,13 +100,17 @@ def fold_program(
     """
     progress("capturing")
     seen = capture(model, example)
-    progress("exporting")
-    program = atomised(exported(written_plainly(model, seen), example, axes))
-    progress("looking")
-    work = _planned(seen, program, example)
-    if verify:
-        progress("comparing the program with the model")
-        _check_export(model, program, example)
+    if origin_of(model) is not None:  # it is a program already
+        progress("looking")
+        program, work = _work_on(model, seen, example)
+    else:
+        progress("exporting")
+        program = atomised(exported(written_plainly(model, seen), example, axes))
+        progress("looking")
+        work = _planned(seen, program, example, _unanswered(seen, program))
+        if verify:
+            progress("comparing the program with the model")
+            _check_export(model, program, example)
     if not work.whole.edits:
         return Surgery(program, work.whole, Report(Verdict.SKIPPED, why="nothing was changed"), example)
     proof = (
@@ -135,7 +140,30 @@ def fold_program(
     return Surgery(program, work.whole, report, example)
 
 
-def _planned(seen: Capture, program: fx.GraphModule, example: Example) -> _Work:
+def plan_program(model: nn.Module, seen: Capture, example: Example) -> Plan:
+    """The plan for a program that comes from a file, and that is only looked at.
+
+    Args:
+        model, seen: the program, and one run of it on *example*.
+    """
+    return _work_on(model, seen, example)[1].whole
+
+
+def _work_on(model: nn.Module, seen: Capture, example: Example) -> tuple[fx.GraphModule, _Work]:
+    """A copy of a program that comes from a file, and what is to be done to it."""
+    origin = origin_of(model)
+    assert origin is not None
+    program = copied(model)
+    assert isinstance(program, fx.GraphModule)
+    unanswered = (*find_sites(seen)[1], *origin.refusals)
+    work = _planned(seen, program, example, unanswered)
+    notes = (*origin.source.notes, *work.whole.notes)
+    return program, replace(work, whole=replace(work.whole, notes=notes))
+
+
+def _planned(
+    seen: Capture, program: fx.GraphModule, example: Example, unanswered: tuple[Refusal, ...]
+) -> _Work:
     first = capture(program, example)
     sites = {bn.call.index: bn for bn in find_sites(first)[0]}
     makers = {value.id: call for call in first.calls for value in call.outputs}
@@ -155,7 +183,7 @@ def _planned(seen: Capture, program: fx.GraphModule, example: Example) -> _Work:
     whole = replace(
         plan,
         edits=tuple(sorted(edits, key=lambda edit: edit.site.at or 0)),
-        refusals=(*sorted(refusals, key=lambda refusal: refusal.site.at or 0), *_unanswered(seen, program)),
+        refusals=(*sorted(refusals, key=lambda refusal: refusal.site.at or 0), *unanswered),
         hosts=_hosts(plan, siblings, sites),
         fingerprint=seen.fingerprint,
     )

@@ -1,0 +1,175 @@
+"""An ONNX file as a graph that can be looked at and changed, read without trusting it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bntools.core.capture import first_line
+from bntools.core.external import read_proto, weights_of
+from bntools.core.onnxfile import opset_of
+from bntools.errors import CaptureError, SourceError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+NORM = "BatchNormalization"
+STANDARD = ("", "ai.onnx")
+_OLDEST = 7
+"""Before that, operators broadcast by attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an ONNX file holds.
+
+    Args:
+        path: of the file.
+        model: the graph, its weights in memory.
+        external: whether the weights lay beside the file.
+        kinds: how many axes each value has and ONNX's number of its type, by its name, where that follows.
+        opset: the version of its operators.
+        overridable: the initializers that are graph inputs too, so that a caller may give others.
+        notes: what was done to it on the way in.
+    """
+
+    path: Path
+    model: ir.Model
+    external: bool
+    kinds: Mapping[str, tuple[int, int]]
+    opset: int
+    overridable: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def inputs(self) -> list[ir.Value]:
+        """What a caller gives: the inputs that are no initializers."""
+        return [value for value in self.model.graph.inputs if not value.is_initializer()]
+
+
+def read_onnx(path: Path) -> Source:
+    """Read an ONNX file with its weights, check it, and take apart the functions that hold a BatchNorm.
+
+    Raises:
+        SourceError: if it is damaged or not valid.
+        UnsafeError: if its weights are said to lie anywhere but beside it.
+        CaptureError: if it is older than bntools understands.
+    """
+    import onnx_ir as ir
+
+    external = weights_of(path)
+    for weights in external:
+        if not weights.exists():
+            raise SourceError(f"{path}: its weights are not there: {weights.name}", todo="copy both files")
+    proto = read_proto(path)
+    if not all(isinstance(name, str) for name in _names(proto)):
+        raise SourceError(f"{path}: a damaged ONNX file: a name in it is no text", todo="export it again")
+    if not proto.graph.output:
+        raise SourceError(f"{path}: an ONNX model that returns nothing", todo="export it again")
+    if opset_of(proto) < _OLDEST:
+        raise CaptureError(
+            f"{path}: opset {opset_of(proto)} is older than {_OLDEST}, the oldest that is understood",
+            todo="convert it with onnx.version_converter",
+        )
+    proto, notes = _inlined(_filled(proto, path), path)
+    given = {each.name for each in proto.graph.input}
+    # Before version 4 of the format every initializer had to stand among the inputs, and none could be given.
+    overridable = {i.name for i in proto.graph.initializer} & given if proto.ir_version >= 4 else set()
+    if overridable:
+        some = ", ".join(sorted(overridable)[:3])
+        notes.append(f"a caller can give other values of {some}: what reads them is left as it is")
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:
+        raise SourceError(
+            f"{path}: a damaged ONNX file: {first_line(error)}", todo="export it again"
+        ) from error
+    return Source(
+        path, model, bool(external), _kinds(proto), opset_of(proto), frozenset(overridable), tuple(notes)
+    )
+
+
+def norms_inside(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
+    """The BatchNorms in subgraphs, each with the node of *graph* that holds it."""
+    for node in graph:
+        for attribute in node.attributes.values():
+            for inner in graphs_of(attribute):
+                for each in inner.all_nodes():
+                    if each.op_type == NORM and each.domain in STANDARD:
+                        yield each, node
+
+
+def graphs_of(attribute: Any) -> list[Any]:
+    import onnx_ir as ir
+
+    if attribute.is_ref():
+        return []
+    if attribute.type == ir.AttributeType.GRAPH:
+        return [attribute.value]
+    return list(attribute.value) if attribute.type == ir.AttributeType.GRAPHS else []
+
+
+def _names(proto: Any) -> Iterator[object]:
+    """Whatever protobuf cannot read as text it hands out as bytes."""
+    for node in (*proto.graph.node, *(each for function in proto.functions for each in function.node)):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    for held in (*proto.graph.initializer, *proto.graph.input, *proto.graph.output, *proto.functions):
+        yield held.name
+
+
+def _filled(proto: Any, path: Path) -> Any:
+    """With the weights in memory; valid by ONNX's own check."""
+    import onnx
+
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+        onnx.checker.check_model(str(path))
+    except Exception as error:
+        raise SourceError(
+            f"{path}: not a valid ONNX model: {first_line(error)}", todo="export it again"
+        ) from error
+    return proto
+
+
+def _inlined(proto: Any, path: Path) -> tuple[Any, list[str]]:
+    """Without the functions that hold a BatchNorm, in themselves or in others that they call."""
+    from onnx import inliner
+
+    holds: set[tuple[str, str]] = set()
+    while True:
+        more = {
+            (f.domain, f.name)
+            for f in proto.functions
+            if any(n.op_type == NORM or (n.domain, n.op_type) in holds for n in f.node)
+        }
+        if more == holds:
+            break
+        holds = more
+    if not holds:
+        return proto, []
+    try:
+        proto = inliner.inline_selected_functions(proto, sorted(holds))
+    except Exception as error:
+        raise SourceError(
+            f"{path}: its functions cannot be taken apart: {first_line(error)}", todo="export it without"
+        ) from error
+    names = ", ".join(sorted(name for _, name in holds)[:3])
+    return proto, [f"functions that hold a BatchNorm were taken apart: {names}"]
+
+
+def _kinds(proto: Any) -> dict[str, tuple[int, int]]:
+    """What follows; where nothing does, a model can be understood as well, only less of it."""
+    import onnx
+
+    if sum(len(each.raw_data) for each in proto.graph.initializer) < 1 << 30:
+        with suppress(Exception):  # it is a help and no check
+            proto = onnx.shape_inference.infer_shapes(proto)
+    graph = proto.graph
+    return {
+        value.name: (len(value.type.tensor_type.shape.dim), value.type.tensor_type.elem_type)
+        for value in (*graph.input, *graph.output, *graph.value_info)
+        if value.type.tensor_type.HasField("shape")
+    }
