@@ -112,7 +112,7 @@ def export(
         from bntools.verbs.export import export as export_model
 
         out.step("loading")
-        found = opening.load(context, model)
+        found = opening.load(context, model, graphs=opening.holds_program(model))
         loading = Loading(model, found.what, found.unsafe)
         target = check_onnx(found, output, force=force)
         opening.set_mode(found, keep_mode, out)

@@ -26,6 +26,8 @@ _TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 def check_output(found: Loaded, asked: Path | None, word: str, *, force: bool, programs: bool = True) -> Path:
     """The path to write to; an error now rather than after the work."""
     endings = (*_TORCH, ".safetensors", *(PROGRAMS if programs else ()))
+    if found.kind is Kind.ONNX:
+        endings = (".onnx",)
     return _checked(asked or _beside(found, word), endings, force)
 
 
@@ -104,7 +106,9 @@ def _beside(found: Loaded, word: str) -> Path:
     if found.path is None:
         return Path(f"{(found.spec or 'model').rpartition(':')[2]}.{word}.pt")
     suffix = ".safetensors" if found.kind is Kind.SAFETENSORS else found.path.suffix
-    if found.kind is not Kind.SAFETENSORS and suffix not in _TORCH:
+    if found.kind is Kind.ONNX:
+        suffix = ".onnx"
+    elif found.kind is not Kind.SAFETENSORS and suffix not in _TORCH:
         suffix = ".pt"  # what a file is, is told by its content: a torch file may have any name
     stem = found.path.stem.removesuffix(".frozen") if word == "unfrozen" else found.path.stem
     return found.path.with_name(f"{stem}.{word}{suffix}")

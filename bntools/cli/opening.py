@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bntools.cli.facts import Failure
+from bntools.cli.facts import Failure, Output
 from bntools.cli.options import Format
 from bntools.cli.render import Sink, failure_of
-from bntools.errors import CaptureError, PromiseError, UsageError
+from bntools.errors import CaptureError, PromiseError, UnsafeError, UsageError
 
 if TYPE_CHECKING:  # they import torch
     from bntools.core.example import Example
     from bntools.core.plan import Plan
     from bntools.core.source import Loaded, State
+    from bntools.core.surgery import Surgery
 
 _SOURCES = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP", "DEFAULT")
 
@@ -32,11 +34,18 @@ def check_file(name: str | Path) -> None:
         sniff(path)
 
 
-def load(context: typer.Context, model: str) -> Loaded:
-    """Open the model with the options of the command."""
+def load(context: typer.Context, model: str, *, graphs: bool = False) -> Loaded:
+    """Open the model with the options of the command; a program only where *graphs* are asked for."""
     from bntools.core.source import load as open_source
 
-    return open_source(model, **_how(context, model))
+    return open_source(model, **_how(context, model, graphs=graphs), graphs=graphs)
+
+
+def holds_program(model: str) -> bool:
+    """Whether it is a ``.pt2`` file of torch.export."""
+    from bntools.core.sniff import Kind, sniff
+
+    return _is_there(Path(model)) and sniff(model).kind is Kind.PROGRAM
 
 
 def _is_there(path: Path) -> bool:
@@ -49,18 +58,26 @@ def _is_there(path: Path) -> bool:
 def look(context: typer.Context, model: str) -> Loaded | State:
     """Open the model with the options of the command, or the bare weights if they name no architecture."""
     from bntools.core.source import look as open_source
+    from bntools.core.source import state_of
 
-    return open_source(model, **_how(context, model))
+    try:
+        return open_source(model, **_how(context, model, graphs=True), graphs=True)
+    except UnsafeError as error:
+        if not holds_program(model):
+            raise
+        state = state_of(model)  # names and numbers are plain bytes
+        return replace(state, what=f"{state.what} only: {error.message}")
 
 
-def _how(context: typer.Context, model: str) -> dict[str, Any]:
+def _how(context: typer.Context, model: str, *, graphs: bool = False) -> dict[str, Any]:
     from bntools.core.sniff import Kind, sniff
 
     given = context.params
     key, ema = one_of(context, "key", "ema")
     arch, keywords = given["arch"], given["arch_kwargs"]
     path = Path(model)
-    whole = not _is_there(path) or sniff(path).kind is Kind.MODULE
+    models = (Kind.MODULE, Kind.PROGRAM, Kind.ONNX) if graphs else (Kind.MODULE,)
+    whole = not _is_there(path) or sniff(path).kind in models
     if whole and arch is not None and _source(context, "arch") > 0:
         # A default for weights says nothing about what needs none.
         arch, keywords = None, keywords if _source(context, "arch_kwargs") == 0 else None
@@ -113,6 +130,39 @@ def set_mode(found: Loaded, keep: bool, out: Sink) -> None:
     if found.model.training and not keep:
         found.model.eval()
         out.note("the model was in training mode and was put in eval mode (--keep-mode leaves it)")
+
+
+def beside_program(found: Loaded, asked: Path | None, word: str) -> Path | None:
+    """What a program is written to: it stays one. For all else, what was asked for."""
+    from bntools.core.programfile import PROGRAMS
+    from bntools.core.revive import program_of
+
+    if program_of(found.model) is None or found.path is None:
+        return asked
+    if asked is not None and asked.suffix not in PROGRAMS:
+        raise UsageError(f"{asked}: what was a program stays one", todo="name a .pt2 or .onnx")
+    return asked or found.path.with_name(f"{found.path.stem}.{word}.pt2")
+
+
+def write(
+    found: Loaded, surgery: Surgery[Any], path: Path, *, force: bool, certain: bool
+) -> tuple[Output | None, Failure | None]:
+    """Write the changed model, what was a program as one: what was written, or why nothing was."""
+    from bntools.cli import files
+    from bntools.core.reprogram import open_axes, write_again
+    from bntools.core.revive import program_of
+    from bntools.core.verify import Verdict
+
+    program = program_of(found.model)
+    if program is None or found.path is None:
+        return files.write(found, surgery, path, force=force, certain=certain)
+    axes = open_axes(program, found.model)
+    check = write_again(surgery, axes, path, force=force, certain=certain)
+    if check is not None and certain and check.verdict is not Verdict.PASSED:
+        return None, Failure(f"the file's check is {check.verdict}: {check.why}", "nothing was written", 5)
+    what = "an ONNX model" if path.suffix == ".onnx" else "an exported program"
+    size, before = path.stat().st_size, found.path.stat().st_size
+    return Output(str(path), f"{what}, with its plan", size, before, check), None
 
 
 def example(context: typer.Context, found: Loaded) -> Example | None:

@@ -10,24 +10,35 @@ from typing import Any
 from torch import Tensor, nn
 
 from bntools.core.harmless import trusted_package
+from bntools.core.onnxmodel import load_onnx, origin_of
+from bntools.core.payloads import weights_of
 from bntools.core.pickles import open_pickle
+from bntools.core.pt2 import read_program_file
+from bntools.core.revive import revive
 from bntools.core.sniff import Kind, Sniffed, sniff
 from bntools.core.specs import build, is_spec
 from bntools.core.states import Picked, ensure_sane, fill, pick, unwrap
+from bntools.core.tensorfile import read_safetensors, state_of_module
 from bntools.errors import SourceError, UsageError
 
-_REBUILD = "rebuild the model in Python and pass it as --arch package.module:factory with its state dict"
+_NO_LAYERS = (
+    "whose graph this verb cannot change",
+    "fold, export, inspect or verify it, or load its weights into an architecture with --arch",
+)
+_NO_MODEL = (
+    "which says nothing of the model it belongs to",
+    "name its architecture: --arch timm:NAME, torchvision:NAME or package.module:factory",
+)
 _NOT_TODAY: Mapping[Kind, tuple[str, str]] = {
     Kind.ARTEFACT: (
         "holds a changed model's weights and its plan",
         "apply it to a fresh model with `bntools replay`",
     ),
-    Kind.PROGRAM: ("torch opens its program by running pickles", _REBUILD),
-    Kind.TORCHSCRIPT: ("its layers are compiled code and cannot be changed", _REBUILD),
-    Kind.ONNX: (
-        "its graph cannot be changed by this verb",
-        "give the PyTorch model that it was exported from",
+    Kind.TORCHSCRIPT: (
+        "its layers are compiled code and cannot be changed",
+        "rebuild the model in Python and pass it as --arch package.module:factory with its state dict",
     ),
+    Kind.ONNX: ("its graph cannot be changed by this verb", "give the PyTorch model that it was made of"),
 }
 
 
@@ -85,21 +96,29 @@ def load(
     ema: bool = False,
     trust: Sequence[str] = (),
     unsafe: bool = False,
+    graphs: bool = False,
 ) -> Loaded:
     """Open a model file, or build a model by its name; arguments and errors as in `bntools.load`.
+
+    With *graphs* an ONNX file or a ``.pt2`` is opened as well, as a program.
 
     Example:
         >>> load("torch.nn:Linear", arch_kwargs={"in_features": 2, "out_features": 1}).what
         'torch.nn:Linear with random weights'
     """
     found = look(
-        path_or_spec, arch=arch, arch_kwargs=arch_kwargs, key=key, ema=ema, trust=trust, unsafe=unsafe
+        path_or_spec,
+        arch=arch,
+        arch_kwargs=arch_kwargs,
+        key=key,
+        ema=ema,
+        trust=trust,
+        unsafe=unsafe,
+        graphs=graphs,
     )
     if isinstance(found, State):
-        raise SourceError(
-            f"{found.path}: {found.what}, which says nothing of the model it belongs to",
-            todo="name its architecture: --arch timm:NAME, torchvision:NAME or package.module:factory",
-        )
+        why, todo = _NO_LAYERS if found.kind is Kind.PROGRAM else _NO_MODEL
+        raise SourceError(f"{found.path}: {found.what}, {why}", todo=todo)
     return found
 
 
@@ -112,6 +131,7 @@ def look(
     ema: bool = False,
     trust: Sequence[str] = (),
     unsafe: bool = False,
+    graphs: bool = False,
 ) -> Loaded | State:
     """`load`, but weights without an architecture are returned as they are, which is enough to look at."""
     path = _file(path_or_spec)
@@ -120,6 +140,9 @@ def look(
     if arch_kwargs and arch is None:
         raise UsageError("--arch-kwargs needs --arch", todo="name the architecture")
     sniffed = sniff(path)
+    # The weights of a program may be loaded into an architecture, like a state dict.
+    if graphs and (sniffed.kind is Kind.ONNX or (sniffed.kind is Kind.PROGRAM and arch is None)):
+        return _graph(sniffed, arch, key, ema, unsafe)
     picked, classes = _opened(sniffed, key, ema, trust, unsafe)
     if isinstance(picked.value, nn.Module):
         return _whole(sniffed, picked, picked.value, classes, arch, unsafe)
@@ -130,7 +153,7 @@ def look(
     types = fill(str(path), model, picked.value)
     parts = [
         _an(sniffed.kind, picked),
-        _stripped(prefix),
+        prefix and f"prefix {prefix!r} stripped",
         f"into {arch}",
         types and f"in {types}",
         picked.note,
@@ -147,6 +170,20 @@ def look(
         apart=apart,
         unsafe=unsafe,
     )
+
+
+def _graph(sniffed: Sniffed, arch: str | None, key: str | None, ema: bool, unsafe: bool) -> Loaded:
+    if arch is not None or key is not None or ema:
+        flag = "--arch" if arch is not None else "--ema" if ema else "--key"
+        raise UsageError(f"{sniffed.path}: {sniffed.detail} needs no {flag}", todo=f"leave out {flag}")
+    if sniffed.kind is Kind.PROGRAM:
+        held = revive(sniffed.path, unsafe=unsafe)
+        return Loaded(held.module, sniffed.kind, held.what, sniffed.path, unsafe=unsafe)
+    model = load_onnx(sniffed.path)
+    origin = origin_of(model)
+    assert origin is not None
+    what = f"an ONNX model of opset {origin.source.opset}"
+    return Loaded(model=model, kind=Kind.ONNX, what=what, path=sniffed.path)
 
 
 def state_of(
@@ -172,7 +209,8 @@ def state_of(
 def _bare(sniffed: Sniffed, picked: Picked, state: dict[str, Any], unsafe: bool) -> State:
     prefix, _ = unwrap(state)
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    what = ", ".join(filter(None, [_an(sniffed.kind, picked), _stripped(prefix), picked.note]))
+    stripped = prefix and f"prefix {prefix!r} stripped"
+    what = ", ".join(filter(None, [_an(sniffed.kind, picked), stripped, picked.note]))
     return State(tensors, sniffed.kind, what, sniffed.path, picked.entry, picked.others, prefix, unsafe)
 
 
@@ -210,47 +248,14 @@ def _opened(
         raise SourceError(f"{sniffed.path}: {sniffed.detail}: {why}", todo=todo)
     where, size = str(sniffed.path), sniffed.path.stat().st_size
     if sniffed.kind is Kind.SAFETENSORS:
-        return pick(where, _safetensors(sniffed), key, ema), ()
+        return pick(where, read_safetensors(sniffed), key, ema), ()
+    if sniffed.kind is Kind.PROGRAM:
+        return pick(where, weights_of(read_program_file(sniffed.path)), key, ema), ()
     opened = open_pickle(sniffed, trust=trust, unsafe=unsafe)
     picked = pick(where, opened.value, key, ema)
     value = picked.value
-    ensure_sane(where, _state_of_module(where, value) if isinstance(value, nn.Module) else value, size)
+    ensure_sane(where, state_of_module(where, value) if isinstance(value, nn.Module) else value, size)
     return picked, opened.classes
-
-
-def _safetensors(sniffed: Sniffed) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load
-
-        # Not load_file: on some systems its tensors are views of the open file, which a save replaces.
-        tensors = load(sniffed.path.read_bytes())
-    except ImportError as error:
-        raise SourceError(f"{sniffed.path}: needs safetensors", todo="pip install safetensors") from error
-    except Exception as error:  # the library raises its own and torch's errors on damaged bytes
-        reason = (str(error).splitlines() or [""])[0]
-        raise SourceError(
-            f"{sniffed.path}: a damaged safetensors file ({reason})", todo="download it again"
-        ) from error
-    # The library hands them out in another order each time.
-    return {key: tensors[key] for key in sorted(tensors, key=_place)}
-
-
-def _place(key: str) -> list[str]:
-    """Layer 10 comes after layer 9."""
-    return [part.zfill(9) if part.isdigit() else part for part in key.split(".")]
-
-
-def _state_of_module(where: str, model: nn.Module) -> dict[str, Any]:
-    """Its state, which also proves that the module is whole: a damaged pickle may leave out anything."""
-    try:
-        for module in model.modules():
-            hash((module.training, len(module._parameters), len(module._buffers), len(module._forward_hooks)))
-        return dict(model.state_dict())
-    except Exception as error:
-        raise SourceError(
-            f"{where}: a pickled module with parts missing ({type(error).__name__}: {error})",
-            todo="it may be damaged, or saved by another release: save its state dict there and pass --arch",
-        ) from error
 
 
 def _whole(
@@ -287,9 +292,6 @@ def _an(kind: Kind, picked: Picked) -> str:
         Kind.MODULE: "a pickled module",
         Kind.STATE_DICT: "a state dict",
         Kind.SAFETENSORS: "a safetensors file",
+        Kind.PROGRAM: "the weights of a torch.export program",
     }
     return names[kind] + (f", entry {picked.entry!r} of a checkpoint" if picked.entry is not None else "")
-
-
-def _stripped(prefix: str) -> str:
-    return f"prefix {prefix!r} stripped" if prefix else ""

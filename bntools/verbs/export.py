@@ -25,6 +25,8 @@ from bntools.core.program import atomised, exported, in_training
 from bntools.core.programfile import Reference, write_onnx
 from bntools.core.programs import fold_program
 from bntools.core.reasons import Reason
+from bntools.core.reprogram import asked_for, open_axes
+from bntools.core.revive import taken
 from bntools.core.sides import ModuleSide
 from bntools.core.spelt import written_plainly
 from bntools.core.trials import trials
@@ -60,7 +62,7 @@ class Export:
 
 
 def export(
-    model: nn.Module,
+    model: nn.Module | torch.export.ExportedProgram,
     inputs: Any,
     path: str | Path,
     *,
@@ -87,7 +89,8 @@ def export(
     2e-3 for float16. The model is left alone.
 
     Args:
-        model: an eager module in eval mode.
+        model: an eager module in eval mode. Or a program of `torch.export`: the axes that it leaves open stay
+            open, and *inputs* are its own if None.
         inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or an `Example`; guessed if None.
         path: where to, a name that ends in ``.onnx``.
         fold: fold its BatchNorms first, in the captured program.
@@ -121,9 +124,12 @@ def export(
         ('passed', {'Gemm': 1}, ('input: batch×4 float',))
     """
     path = Path(path)
+    axes = Axes(dynamic_batch, dynamic)
+    model, inputs, known = taken(model, inputs)
+    if known is not None:
+        axes = asked_for(open_axes(known, model), axes)
     check_eager(model)
     _check(model, path)
-    axes = Axes(dynamic_batch, dynamic)
     form = Form(opset, tuple(input_names), tuple(output_names), axes, external_data, keep_debug_info)
     given = guess(model) if inputs is None else Example.of(inputs, model)
     with torch.inference_mode(False):  # what is made in that mode can never be trained

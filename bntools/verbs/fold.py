@@ -8,18 +8,22 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from bntools.core.axes import Axes
 from bntools.core.capture import check_eager
 from bntools.core.example import Example
 from bntools.core.guess import guess
+from bntools.core.onnxmodel import origin_of
 from bntools.core.planning import plan_folds
 from bntools.core.programs import fold_program
+from bntools.core.reprogram import open_axes
+from bntools.core.revive import taken
 from bntools.core.surgery import Surgery, operate
 from bntools.core.verify import Report
 from bntools.errors import UsageError
 
 
 def fold(
-    model: nn.Module,
+    model: nn.Module | torch.export.ExportedProgram,
     inputs: Any = None,
     *,
     level: Literal["module", "program"] = "module",
@@ -37,12 +41,13 @@ def fold(
     that it is in: a BatchNorm in training mode is refused.
 
     Args:
-        model: an eager module; left alone unless *inplace*.
+        model: an eager module; left alone unless *inplace*. Or a program of `torch.export`, which is always
+            folded as one; the axes that it leaves open stay open, and *inputs* are its own if None.
         inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or an `Example`; guessed if None.
         level: ``"module"`` changes modules and leaves every ``forward`` as it is. ``"program"`` exports the
             model and rewrites the graph: there a convolution and a BatchNorm whose results are added become
             one layer, and each call of a shared layer has weights of its own. What comes is a graph module,
-            to be saved as ``.pt2`` or ``.onnx``.
+            to be saved as ``.pt2`` or ``.onnx``. What `bntools.load` made of an ONNX file is a program.
         inplace: fold *model* itself; not for a program.
         bake: make hosts with a parametrised weight (weight_norm, spectral_norm) plain, where that lets a
             BatchNorm fold.
@@ -70,9 +75,15 @@ def fold(
         >>> len(surgery.plan.edits), surgery.report.verdict.value, type(surgery.model[1]).__name__
         (1, 'passed', 'Identity')
     """
+    model, inputs, program = taken(model, inputs)
+    axes = Axes()
+    if program is not None:
+        level, axes = "program", open_axes(program, model)
     check_eager(model)
     if level not in ("module", "program"):
         raise UsageError(f"level: {level!r} is none", todo="write 'module' or 'program'")
+    if origin_of(model) is not None:
+        level = "program"  # there is nothing else to an ONNX file
     asked = {"inplace": inplace, "bake": bake, "simplify": simplify, "pad_exact": pad_exact}
     if level == "program" and any(asked.values()):
         raise UsageError(
@@ -82,7 +93,7 @@ def fold(
     example = guess(model) if inputs is None else Example.of(inputs, model)
     with torch.inference_mode(False):  # what is made in that mode can never be trained
         if level == "program":
-            return fold_program(model, example, verify=verify, progress=progress)
+            return fold_program(model, example, axes=axes, verify=verify, progress=progress)
         progress("capturing")
         plan, tensors = plan_folds(model, example, bake=bake, simplify=simplify, pad=pad_exact)
         return operate(model, plan, tensors, example, inplace=inplace, verify=verify, progress=progress)

@@ -34,11 +34,13 @@ def load(
         unsafe: let the file run whatever code it brings.
 
     Returns:
-        the model; a pickled one in the mode that it was saved in, a built one in eval mode.
+        the model; a pickled one in the mode that it was saved in, a built one in eval mode, an ONNX file as a
+        graph module that computes what the file says.
 
     Raises:
         SourceError: the file or name is missing, damaged, of another kind, or does not fit *arch*.
         UnsafeError: opening the file would run code or fill the memory.
+        CaptureError: an ONNX file holds what torch has no counterpart for.
         UsageError: the arguments contradict each other.
 
     Example:
@@ -46,5 +48,12 @@ def load(
         Linear(in_features=2, out_features=1, bias=True)
     """
     return open_source(
-        path_or_spec, arch=arch, arch_kwargs=arch_kwargs, key=key, ema=ema, trust=trust, unsafe=unsafe
+        path_or_spec,
+        arch=arch,
+        arch_kwargs=arch_kwargs,
+        key=key,
+        ema=ema,
+        trust=trust,
+        unsafe=unsafe,
+        graphs=True,
     ).model

@@ -15,22 +15,21 @@ from torch import fx, nn
 from bntools.core import proof
 from bntools.core.batches import Batches
 from bntools.core.bisect import Divergence
-from bntools.core.capture import first_line, in_a_line
+from bntools.core.capture import in_a_line
 from bntools.core.child import LIMIT, Runtime
 from bntools.core.example import Example
 from bntools.core.guess import guess
 from bntools.core.inputs import argument_names, draw, parse_inputs, read_inputs
 from bntools.core.places import in_file, in_files, in_module, in_program
-from bntools.core.programfile import KEY
-from bntools.core.quiet import quiet
+from bntools.core.revive import Revived, program_of, revive, revived
 from bntools.core.runtime import check
 from bntools.core.sides import FileSide, ModuleSide, Side, StandIn
-from bntools.core.sniff import Kind, sniff
+from bntools.core.sniff import ARTEFACT_KEY, Kind, sniff
 from bntools.core.source import load
 from bntools.core.traced import traced_for_file, traced_for_program
 from bntools.core.trials import trials
 from bntools.core.verify import Report, Verdict
-from bntools.errors import SourceError, UnsafeError, UsageError
+from bntools.errors import UsageError
 
 _MOST = 1 << 28
 BATCHES = 8
@@ -64,7 +63,7 @@ def verify(
         data: batches to run instead.
         exact: compare in float64, two modules only and the default for them.
         bisect: look for the first value that differs, if the outputs do.
-        unsafe: open a ``.pt2``, which runs code of the file.
+        unsafe: open a ``.pt2`` that holds more than computation and tensors, which runs code of the file.
         limit: seconds that ONNX Runtime may take for one request; then the verdict is ``unverified``.
         progress: told the name of each step.
 
@@ -87,7 +86,10 @@ def verify(
         exact = isinstance(a, nn.Module) and isinstance(b, nn.Module)
     with torch.inference_mode(False), Runtime(limit) as runtime:
         progress("opening both")
-        (one, folded), (two, folded_too) = (_opened(each, runtime, unsafe) for each in (a, b))
+        opened = [_opened(each, runtime, unsafe) for each in (a, b)]
+        (one, folded, known), (two, folded_too, other) = opened
+        if inputs is None and data is None:
+            inputs = known or other
         if exact and (isinstance(one, FileSide) or isinstance(two, FileSide)):
             raise UsageError(
                 "exact: an ONNX file does not compute in float64", todo="compare by rounding: exact=False"
@@ -124,12 +126,12 @@ def taker_of(source: Any) -> nn.Module:
     return FileSide(path, Runtime()).stand_in() if sniff(path).kind is Kind.ONNX else StandIn(torch.float32)
 
 
-def _opened(source: Any, runtime: Runtime, unsafe: bool) -> tuple[Side, bool]:
-    """A side, and whether it has the plan of a fold inside."""
-    if isinstance(source, torch.export.ExportedProgram):
-        return ModuleSide(source.module(check_guards=False), source), False
+def _opened(source: Any, runtime: Runtime, unsafe: bool) -> tuple[Side, bool, Example | None]:
+    """A side, whether it has the plan of a fold inside, and the inputs that come with it."""
+    if (program := program_of(source)) is not None:
+        return _program(revived(program))
     if isinstance(source, nn.Module):
-        return ModuleSide(source), False
+        return ModuleSide(source), False, None
     if not isinstance(source, str | Path):
         kind = type(source).__name__
         raise UsageError(f"expected a module, a program or a file, got a {kind}", todo="give one of those")
@@ -137,28 +139,14 @@ def _opened(source: Any, runtime: Runtime, unsafe: bool) -> tuple[Side, bool]:
     kind_of = sniff(path).kind if path.exists() or isinstance(source, Path) else Kind.SPEC
     if kind_of is Kind.ONNX:
         file = FileSide(path, runtime)
-        return file, any(entry.key == KEY for entry in file.proto.metadata_props)
+        return file, any(entry.key == ARTEFACT_KEY for entry in file.proto.metadata_props), None
     if kind_of is Kind.PROGRAM:
-        if not unsafe:
-            raise UnsafeError(
-                f"{path}: torch opens a program by running pickles",
-                todo="allow it with --unsafe (in Python: unsafe=True), if you trust who wrote it",
-            )
-        return _program(path)
-    return ModuleSide(load(source, unsafe=unsafe).model), False
+        return _program(revive(path, unsafe=unsafe))
+    return ModuleSide(load(source, unsafe=unsafe).model), False, None
 
 
-def _program(path: Path) -> tuple[ModuleSide, bool]:
-    extra = {KEY: ""}
-    try:
-        with quiet():
-            program = torch.export.load(str(path), extra_files=extra)
-            module = program.module(check_guards=False)
-    except Exception as error:
-        raise SourceError(
-            f"{path}: torch.export cannot open it: {first_line(error)}", todo="export it again"
-        ) from error
-    return ModuleSide(module, program), bool(extra[KEY])
+def _program(held: Revived) -> tuple[ModuleSide, bool, Example | None]:
+    return ModuleSide(held.module, held.program), bool(held.plan), held.example
 
 
 def _examples(model: nn.Module | None, side: Side, inputs: Any, data: Iterable[Any] | None) -> list[Example]:

@@ -66,8 +66,9 @@ GOOD = [
     ("model.pt", "state.pt", "--arch", nets.SPEC),
     ("state.pt", "ckpt.pt", "--arch", nets.SPEC),
     ("model.pt", "ckpt.pt"),
-    ("model.pt2", "model.onnx", "--unsafe"),
-    ("model.pt", "model.pt2", "--unsafe"),
+    ("model.pt2", "model.onnx"),
+    ("model.pt", "model.pt2"),
+    ("model.pt2", "model.pt2", "--unsafe"),
 ]
 
 
@@ -87,7 +88,7 @@ BAD = [
     ("folded.safetensors", "bad.onnx", "--arch", nets.SPEC),
     ("model.pt", "other.pt"),
     ("other.pt", "folded.safetensors", "--arch", nets.SPEC),
-    ("model.pt2", "bad.onnx", "--unsafe"),
+    ("model.pt2", "bad.onnx"),
 ]
 
 
@@ -132,10 +133,10 @@ def test_inputs_from_a_file_and_data_and_none_at_all(run: Run, here: Path, tmp_p
     assert "exclude each other" in ran.err
 
 
-def test_a_program_is_opened_with_unsafe_only(run: Run, here: Path) -> None:
-    ran = run("verify", "model.pt", "model.pt2", *ON)
-    assert ran.code == 3
-    assert "--unsafe" in ran.err
+def test_a_program_brings_its_inputs(run: Run, here: Path) -> None:
+    ran = run("verify", "model.pt2", "model.onnx")
+    assert ran.code == 0, ran.err
+    assert "on 2x3x8x8 float32 (from the file)" in ran.out
 
 
 def test_an_artefact_needs_the_model_that_it_is_for(run: Run, here: Path) -> None:

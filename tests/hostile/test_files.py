@@ -205,18 +205,19 @@ def test_a_bomb_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest
             assert "torch.save" in caught.value.todo
 
 
-def test_an_export_program_is_not_opened(tmp_path: Path) -> None:
+def test_an_export_program_is_not_unpickled(tmp_path: Path) -> None:
     """torch.export.load falls back to unsafe pickles."""
     canary, path = tmp_path / "canary", tmp_path / "m.pt2"
     stream = io.BytesIO()
     torch.save(touch(canary), stream)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("m/archive_format", b"pt2")
+        archive.writestr("m/archive_version", b"0")
         archive.writestr("m/models/model.json", b"{}")
         archive.writestr("m/data/sample_inputs/model.pt", stream.getvalue())
     for unsafe in (False, True):
         for open_it in everything_that_opens(path, unsafe=unsafe)[:3]:
-            with pytest.raises(SourceError, match=r"a torch\.export program"):
+            with pytest.raises(SourceError, match=r"a damaged torch\.export program"):
                 open_it()
     assert not canary.exists()
 
