@@ -133,18 +133,14 @@ SINGLE_ONLY = {"torchvision:raft_large": "a grid of coordinates in float32"}
 SAMPLE = [
     "torchvision:densenet121",
     "torchvision:googlenet",
-    "torchvision:lraspp_mobilenet_v3_large",
-    "torchvision:mc3_18",
     "torchvision:resnet18",
     "torchvision:shufflenet_v2_x0_5",
-    "timm:efficientvit_m0",
     "timm:lcnet_050",
     "timm:levit_128s",
     "timm:mobilevit_xxs",
     "timm:repghostnet_050",
     "timm:repvgg_a0",
     "timm:resnetv2_50",
-    "timm:visformer_tiny",
 ]
 
 
@@ -152,7 +148,6 @@ SAMPLE = [
 PROGRAM_SAMPLE = [
     "torchvision:resnet18",
     "timm:levit_128s",
-    "timm:mobileone_s0",
     "timm:repghostnet_050",
     "timm:repvgg_a0",
 ]

@@ -562,14 +562,54 @@ def test_types_without_kernels_are_unverified(tmp_path: Path) -> None:
         assert done.path is not None
 
 
-def test_what_other_verbs_made_is_exported(tmp_path: Path) -> None:
-    swapped = bn.swap(made(Residual()), inputs=x(4, 3, 8, 8)).model.eval()
-    switchable = nn.Sequential(nn.Conv2d(3, 4, 3), SwitchableNorm2d(4)).eval()
-    frozen = bn.freeze(made(Residual())).model.eval()
-    recalibrated = bn.recalibrate(made(Residual()), [x(4, 3, 8, 8)]).model.eval()
-    for number, model in enumerate((swapped, switchable, frozen, recalibrated)):
-        done = bn.export(model, x(2, 3, 8, 8), tmp_path / f"{number}.onnx", compare=False)
-        assert done.check.verdict is bn.Verdict.PASSED, done.check
+class Images(nn.Module):
+    """Two convolutions and their BatchNorms, on maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.na = nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32)
+        self.b, self.nb = nn.Conv2d(32, 32, 3, groups=2), nn.BatchNorm2d(32)
+
+    def forward(self, image: Tensor) -> Tensor:
+        out: Tensor = torch.relu(self.nb(self.b(torch.relu(self.na(self.a(image))))))
+        return out
+
+
+def mixed(model: nn.Module) -> nn.Module:
+    """Each SwitchableNorm as training would leave it: some of every statistic."""
+    generator = torch.Generator().manual_seed(5)
+    switchable = [m for m in model.modules() if isinstance(m, SwitchableNorm2d)]
+    assert switchable
+    with torch.no_grad():
+        for module in switchable:
+            for name, parameter in module.named_parameters():
+                if name not in ("weight", "bias"):
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+MADE: dict[str, Callable[[], nn.Module]] = {
+    "group": lambda: bn.swap(made(Images()), to="group").model,
+    "layer": lambda: bn.swap(made(Images()), to="layer").model,
+    "instance": lambda: bn.swap(made(Images()), to="instance").model,
+    "switchable": lambda: mixed(bn.swap(made(Images()), to="switchable").model),
+    "standardised": lambda: bn.swap(made(Images()), to="group", weight_standardization=True).model,
+    "frozen": lambda: bn.freeze(made(Images())).model,
+    "recalibrated": lambda: bn.recalibrate(made(Images()), [x(4, 3, 8, 8) * 3 + 1]).model,
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_other_verbs_made_is_exported(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "made.onnx"
+    model = MADE[name]().eval()
+    done = bn.export(model, x(2, 3, 8, 8), path, compare=False)
+    assert done.check.verdict is bn.Verdict.PASSED, done.check
+    folded = len(done.plan.edits) if done.plan is not None else 0
+    assert folded == (2 if name in ("frozen", "recalibrated") else 0)
+    # The model that it was made of is another function, but for a freeze.
+    other = bn.verify(made(Images()), path, x(2, 3, 8, 8), bisect=False)
+    assert (other.verdict is bn.Verdict.PASSED) == (name == "frozen")
 
 
 def test_torch_s_chatter_goes_nowhere(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
