@@ -162,7 +162,8 @@ def file_check(out: Console, written: Output | None) -> None:
     check = written.check
     colour = "green" if check.verdict.value == "passed" else "yellow"
     why = f": {escape(check.why)}" if check.why else ""
-    line(out, "file", f"[{colour}]{check.verdict.value}[/{colour}], by {check.runtime}{why}", markup=True)
+    by = f", by {check.runtime}" if check.runtime else ""
+    line(out, "file", f"[{colour}]{check.verdict.value}[/{colour}]{by}{why}", markup=True)
     if check.noise is not None:
         own = f"where the original's own rounding is {check.noise:.1e}"
         line(out, "", f"off by {check.error:.1e} of the scale, {own}")

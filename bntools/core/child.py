@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from bntools.core import serve
+from bntools.errors import CaptureError
 
 LIMIT = 300.0
 """Seconds that one request may take."""
@@ -60,6 +61,9 @@ class Runtime:
 
     Args:
         limit: seconds that one request may take.
+
+    Raises:
+        CaptureError: from whatever asks it first, if it does not start.
 
     Example:
         >>> with Runtime() as runtime:
@@ -138,7 +142,8 @@ class Runtime:
             late.set()
             process.kill()
 
-        timer = threading.Timer(self._limit, end)
+        # A thread cannot wait for longer than that.
+        timer = threading.Timer(min(threading.TIMEOUT_MAX, self._limit), end)
         timer.daemon = True
         timer.start()
         try:
@@ -150,34 +155,51 @@ class Runtime:
             if late.is_set():
                 raise HangError(f"it has not answered within {self._limit:g} s") from error
             raise CrashError(f"its process ended with {_ending(code)}") from error
+        except MemoryError as error:
+            self.close()
+            raise RefusalError("it returns more than there is memory for") from error
         except BaseException:  # an answer that is half read makes the next one nonsense
             self.close()
             raise
         finally:
             timer.cancel()
         if "error" in answer:
-            raise RefusalError(answer["error"])
+            raise RefusalError(_printable(answer["error"]))
         return answer, out
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None:
             return self._process
-        # -P: a numpy.py in the working folder is not what we want to import.
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-P", serve.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        try:
+            # -P: a numpy.py in the working folder is not what we want to import.
+            self._process = process = subprocess.Popen(
+                [sys.executable, "-P", serve.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise _unstarted(error.strerror or str(error)) from error
         assert process.stdout is not None
         try:
             head, _ = serve.read(process.stdout)
         except EOFError as error:
             code = process.wait()
             self.close()
-            raise CrashError(f"its process does not start: {_ending(code)}") from error
+            raise _unstarted(_ending(code)) from error
         self._version = head["version"]
         return process
+
+
+def _unstarted(why: str) -> CaptureError:
+    return CaptureError(
+        f"ONNX Runtime does not start: {why}", todo="see whether Python can import onnxruntime"
+    )
+
+
+def _printable(text: str) -> str:
+    """It names what stands in a file: what that could do to a screen, or to a line, is taken from it."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _ending(code: int) -> str:

@@ -7,12 +7,13 @@ is killed half-way leaves the old pair or the new one.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bntools.core.headers import is_onnx
 from bntools.errors import SourceError, UnsafeError
 
 LARGE = 3 << 29
@@ -58,7 +59,7 @@ def read_proto(path: Path) -> Any:
     import onnx
 
     try:
-        return onnx.load(path, load_external_data=False)
+        return onnx.load(path, format="protobuf", load_external_data=False)  # whatever its name ends in
     except Exception as error:  # of protobuf, of the system
         raise SourceError(
             f"{path}: a damaged ONNX file ({type(error).__name__})", todo="export or download it again"
@@ -73,7 +74,7 @@ def weights_of(path: Path) -> list[Path]:
     """
     proto = read_proto(path)
     found: dict[str, Path] = {}
-    for tensor in _tensors(proto.graph):
+    for tensor in _anywhere(proto):
         for entry in tensor.external_data:
             if entry.key == "location":
                 found[entry.value] = _beside(path, entry.value)
@@ -92,7 +93,8 @@ def forget_old(path: Path, before: list[Path], kept: Path | None) -> None:
 def weights_before(path: Path) -> list[Path]:
     """`weights_of` for a file that is about to be replaced, and that may be anything."""
     try:
-        return weights_of(path) if path.exists() else []
+        # A pipe would never end, and what is no ONNX file may be larger than the memory.
+        return weights_of(path) if path.is_file() and is_onnx(path) else []
     except Exception:  # no ONNX file, then
         return []
 
@@ -128,22 +130,47 @@ def _tensors(graph: Any) -> list[Any]:
     found = [*graph.initializer]
     for sparse in graph.sparse_initializer:
         found += [sparse.values, sparse.indices]
-    for node in graph.node:
-        for attribute in node.attribute:
-            found += [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                found += _tensors(inner)
+    return found + _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    for attribute in (each for node in nodes for each in node.attribute):
+        found += [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            found += [sparse.values, sparse.indices]
+        for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+            found += _tensors(inner)
     return found
 
 
-def _beside(path: Path, location: str) -> Path:
-    target = path.parent / location
-    plain = location and os.path.basename(location) == location and location not in (".", "..")
-    if not plain or "\\" in location or "\0" in location or target.is_symlink():
-        raise UnsafeError(
-            f"{path}: its weights are said to lie at {ascii(location)[:80]}, which is not beside it",
-            todo="put both files into one folder and export again",
-        )
-    if target.exists() and (not target.is_file() or target.stat().st_nlink > 1):
-        raise UnsafeError(f"{path}: {location} is no ordinary file of its own", todo="copy it")
-    return target
+def _anywhere(proto: Any) -> list[Any]:
+    """Every tensor of a file, also in its functions and in what is for training."""
+    training = [graph for part in proto.training_info for graph in (part.initialization, part.algorithm)]
+    nodes = [node for function in proto.functions for node in function.node]
+    return [each for graph in (proto.graph, *training) for each in _tensors(graph)] + _of_nodes(nodes)
+
+
+def _beside(path: Path, location: str | bytes) -> Path:
+    try:
+        if isinstance(location, str) and _plain(location) and not (path.parent / location).is_symlink():
+            return _ordinary(path, path.parent / location)
+    except OSError as error:
+        raise SourceError(
+            f"{path}: its weights cannot be looked for: {error.strerror}", todo="export it again"
+        ) from error
+    raise UnsafeError(
+        f"{path}: its weights are said to lie at {ascii(location)[:80]}, which is not beside it",
+        todo="put both files into one folder and export again",
+    )
+
+
+def _plain(location: str) -> bool:
+    """Whether it is the name of a file, in any system."""
+    return location not in ("", ".", "..") and not set(location) & {"/", "\\", "\0"}
+
+
+def _ordinary(path: Path, weights: Path) -> Path:
+    if weights.exists() and (not weights.is_file() or weights.stat().st_nlink > 1):
+        raise UnsafeError(f"{path}: {weights.name} is no ordinary file of its own", todo="copy it")
+    return weights

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bntools.core.capture import in_a_line
 from bntools.core.onnxnames import shown
-from bntools.core.onnxread import STANDARD, Source, graphs_of
+from bntools.core.onnxread import STANDARD, Source, graphs_of, loops
 from bntools.core.onnxshapes import DTYPES, OPSET
 from bntools.core.opaque import LARGEST, packed, run_packed
 from bntools.errors import CaptureError, SourceError
@@ -38,6 +39,9 @@ class OnnxGraph:
         self._functions = _functions(source.model)
         self.alive = self._alive()
         self.varying: list[ir.Node] = []
+        for node in self.alive:
+            if loops(node):
+                raise self.refused(node, "a loop may run without end")
         for node in self.graph:
             if node in self.alive and self._is_constant(node):
                 self._evaluate(node)
@@ -135,10 +139,14 @@ class OnnxGraph:
             proto, reads, self.source.model.opset_imports, self._functions, self.source.model.ir_version or 8
         )
 
-    def refused(self, node: ir.Node, error: Exception) -> CaptureError:
+    def refused(self, node: ir.Node, error: Exception | str) -> CaptureError:
         """The error for a node that is not understood."""
-        why = error.message if isinstance(error, CaptureError) else f"{type(error).__name__}: {error}"
-        return CaptureError(f"{self.source.path}: {shown(node)} is not understood: {why[:160]}")
+        why = in_a_line(error) if isinstance(error, Exception) else error
+        why = error.message if isinstance(error, CaptureError) else why
+        return CaptureError(
+            f"{self.source.path}: {shown(node)} is not understood: {why[:160]}",
+            todo="fold the PyTorch model that it was exported from",
+        )
 
     def _alive(self) -> set[ir.Node]:
         """The nodes that an output depends on."""

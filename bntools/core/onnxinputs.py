@@ -35,10 +35,11 @@ def declared(model: nn.Module, seed: int = 0) -> Example | None:
     if origin is None:
         return None
     generator = torch.Generator().manual_seed(seed)
-    drawn, is_open = [], False
+    drawn, is_open, total = [], False, 0
     for value in origin.source.inputs:
         sizes = _sizes(value)
-        if sizes is None or math.prod(sizes) > _MOST:
+        total += math.prod(sizes or ())
+        if sizes is None or total > _MOST:
             what = "no shape" if sizes is None else f"the shape {'x'.join(map(str, sizes))}"
             raise CaptureError(
                 f"{origin.source.path}: {ascii(value.name)[:80]} is declared with {what}",
@@ -54,6 +55,12 @@ def _sizes(value: ir.Value) -> list[int] | None:
         return None
     images = len(value.shape) >= 4
     return [
-        size if isinstance(size, int) else _BATCH if axis == 0 else _SIDE if images and axis > 1 else _LENGTH
+        size
+        if isinstance(size, int) and size > 0
+        else _BATCH
+        if axis == 0
+        else _SIDE
+        if images and axis > 1
+        else _LENGTH
         for axis, size in enumerate(value.shape)
     ]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NORM = "BatchNormalization"
 STANDARD = ("", "ai.onnx")
+_MOST = 100_000
 _OLDEST = 7
 """Before that, operators broadcast by attributes."""
 
@@ -74,6 +75,7 @@ def read_onnx(path: Path) -> Source:
             f"{path}: opset {opset_of(proto)} is older than {_OLDEST}, the oldest that is understood",
             todo="convert it with onnx.version_converter",
         )
+    _ensure_small(proto, path)
     proto, notes = _inlined(_filled(proto, path), path)
     given = {each.name for each in proto.graph.input}
     # Before version 4 of the format every initializer had to stand among the inputs, and none could be given.
@@ -100,6 +102,12 @@ def norms_inside(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
                 for each in inner.all_nodes():
                     if each.op_type == NORM and each.domain in STANDARD:
                         yield each, node
+
+
+def loops(node: ir.Node) -> bool:
+    """Whether a node may never end."""
+    inner = (each for held in node.attributes.values() for g in graphs_of(held) for each in g.all_nodes())
+    return node.op_type == "Loop" or any(each.op_type == "Loop" for each in inner)
 
 
 def graphs_of(attribute: Any) -> list[Any]:
@@ -132,6 +140,28 @@ def _filled(proto: Any, path: Path) -> Any:
             f"{path}: not a valid ONNX model: {first_line(error)}", todo="export it again"
         ) from error
     return proto
+
+
+def _ensure_small(proto: Any, path: Path) -> None:
+    """A function that calls another twice, forty times over, is a short file and an endless graph."""
+    bodies = {(f.domain, f.name): [(n.domain, n.op_type) for n in f.node] for f in proto.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    todo = list(bodies)
+    for _ in range(len(bodies) + 1):  # what calls itself never gets a size
+        todo = [name for name in todo if name not in sizes]
+        for name in todo:
+            if all(call in sizes for call in bodies[name] if call in bodies):
+                sizes[name] = sum(sizes.get(call, 1) for call in bodies[name])
+    looping = [name for name, calls in bodies.items() if ("", "Loop") in calls]
+    if looping:
+        raise SourceError(
+            f"{path}: its function {ascii(looping[0][1])[:80]} has a loop", todo="export it without"
+        )
+    if todo := [name for name in bodies if sizes.get(name, _MOST) >= _MOST]:
+        raise SourceError(
+            f"{path}: its function {ascii(todo[0][1])[:80]} calls itself, or others without end",
+            todo="export it without",
+        )
 
 
 def _inlined(proto: Any, path: Path) -> tuple[Any, list[str]]:

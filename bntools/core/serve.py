@@ -9,6 +9,8 @@ import json
 import os
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -78,6 +80,8 @@ class _Server:
         """Load a file; the answer says what it takes and returns."""
         options = self._runtime.SessionOptions()
         options.log_severity_level = 4
+        # Nothing else, whatever its name ends in: then it is the model that we have read.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         levels = self._runtime.GraphOptimizationLevel
         optimise = head["optimise"]
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
@@ -116,6 +120,10 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):  # what the runtime says goes nowhere
         os.dup2(nowhere, number)
+    os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)  # a file does not say how it is to be run
+    with suppress(OSError):  # not everywhere
+        # Where memory runs out, this process is what is ended.
+        Path("/proc/self/oom_score_adj").write_text("1000")
     import onnxruntime
 
     server = _Server(onnxruntime)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +104,7 @@ class FileSide:
         counted: Counter[torch.dtype] = Counter()
         for tensor in self.proto.graph.initializer:
             if tensor.data_type in names:
-                counted[names[tensor.data_type]] += int(np.prod(tensor.dims)) + 1
+                counted[names[tensor.data_type]] += max(0, math.prod(tensor.dims)) + 1
         for value in (*self.inputs, *self.proto.graph.output):
             if not counted and value.type.tensor_type.elem_type in names:
                 counted[names[value.type.tensor_type.elem_type]] += 1
@@ -130,8 +131,9 @@ class FileSide:
 
     @property
     def shapes(self) -> list[list[int]]:
-        """The sizes of each input, 0 for an open one."""
-        return [[int(dim.dim_value) for dim in each.type.tensor_type.shape.dim] for each in self.inputs]
+        """The sizes of each input, 0 for an open one; one below 0 is open too, as the runtime sees it."""
+        shapes = [each.type.tensor_type.shape.dim for each in self.inputs]
+        return [[max(0, dim.dim_value) for dim in dims] for dims in shapes]
 
     @property
     def input_types(self) -> list[torch.dtype]:
@@ -169,7 +171,8 @@ class FileSide:
     def _kind(value: Any) -> Any:
         import onnx
 
-        return _TYPES.get(onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower())
+        kinds, number = onnx.TensorProto.DataType, value.type.tensor_type.elem_type
+        return _TYPES.get(kinds.Name(number).lower()) if number in kinds.values() else None
 
     def stand_in(self) -> nn.Module:
         """A module that takes what the file takes, to read or to guess inputs for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,28 @@ def variant(path: Path, change: Callable[[Any], None]) -> Iterator[Path]:
     Args:
         path: an ONNX file, with its weights beside it.
         change: done to its model.
+
+    Raises:
+        SourceError: if the file cannot be read, changed or copied.
     """
     import onnx
 
     try:
-        proto = onnx.load(path)
-    except Exception as error:  # of protobuf, of weights that are cut off
+        proto = onnx.load(path, format="protobuf")
+        change(proto)
+    except Exception as error:  # of protobuf, of weights that are cut off, or are no numbers
         raise SourceError(f"{path}: cannot be read whole: {first_line(error)}") from error
-    change(proto)
-    with tempfile.TemporaryDirectory(prefix="bntools-") as folder:
-        copy = Path(folder) / "copy.onnx"
-        large = size_of(proto) >= _LARGE
-        onnx.save(proto, copy, save_as_external_data=large, location="copy.data" if large else None)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bntools-"))
+            copy = Path(folder) / "copy.onnx"
+            large = size_of(proto) >= _LARGE
+            onnx.save(proto, copy, save_as_external_data=large, location="copy.data" if large else None)
+        except OSError as error:
+            raise SourceError(
+                f"{path}: a changed copy of it cannot be written: {error.strerror or error}",
+                todo="make room where temporary files go, or set TMPDIR",
+            ) from error
         yield copy
 
 

@@ -177,10 +177,11 @@ def _call(content: Any, model: nn.Module) -> Example:
 def _guessed(file: FileSide) -> Example:
     """Inputs of the shapes that a file declares, two rows where it leaves that open."""
     generator = torch.Generator().manual_seed(0)
-    drawn = {}
+    drawn, total = {}, 0
     for value, shape, dtype in zip(file.inputs, file.shapes, file.input_types, strict=True):
         sizes = [2 if at == 0 and not size else size for at, size in enumerate(shape)]
-        if 0 in sizes or not value.type.tensor_type.HasField("shape") or math.prod(sizes) > _MOST:
+        total += math.prod(sizes)
+        if 0 in sizes or not value.type.tensor_type.HasField("shape") or total > _MOST:
             raise UsageError(
                 f"{file.path}: {value.name} has open or very large axes",
                 todo="give its shape with --input, as 2x3x224x224",
