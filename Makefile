@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO := build/demo
 READY := .venv/ready
 
-.PHONY: help demo test guides zoo peers deep bench clean
+.PHONY: help demo test guides zoo exported peers deep kills report bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,8 +12,11 @@ help:
 	@echo 'make test    ruff, mypy and the tests'
 	@echo 'make guides  the longer examples: the curves of small batches, and transfer learning'
 	@echo 'make zoo     fold every architecture of tests/zoo.py'
+	@echo 'make exported  the ONNX files of its classifiers, from torch alone and from bntools, a file each in build/exported'
 	@echo 'make peers   fold them with other tools, in an environment of their own'
 	@echo 'make deep    the laws on 50 000 random graphs'
+	@echo 'make kills   200 exports, killed at random moments: what is left is the old file or the new one'
+	@echo 'make report  the page of inspect in a real Chromium, and its picture in docs/images'
 	@echo 'make bench   time, memory and latency of a fold, against torch.fx, the capture and ONNX Runtime; of recalibrate'
 	@echo 'make clean   remove the environment and all that was built'
 
@@ -40,8 +43,13 @@ zoo: $(READY)
 	rm -rf build/zoo
 	$(BIN)/pytest -m 'zoo or not zoo' tests/findings/test_false_alarms.py --numprocesses auto
 	$(BIN)/pytest -m 'zoo or not zoo' tests/test_zoo.py --numprocesses auto
+	$(BIN)/pytest -m zoo tests/hostile tests/verbs tests/cli --numprocesses auto
 	$(BIN)/python -m tests.coverage --write
 	$(BIN)/python -m tests.coverage
+
+exported: $(READY)
+	$(BIN)/python -m tests.exported
+	$(BIN)/python -m tests.exported --write
 
 PEERS := .venv-peers
 
@@ -60,6 +68,14 @@ peers: $(PEERS)/ready
 deep: $(READY)
 	BNTOOLS_GRAPHS=50000 $(BIN)/pytest tests/laws/test_limit.py --numprocesses auto
 
+kills: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.kills 200
+
+report: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,browser]'
+	$(BIN)/pytest tests/report/test_html_in_chromium.py
+	$(BIN)/python -m tests.report.troubled build/inspect.html docs/images/inspect.png
+
 bench: $(READY)
 	$(BIN)/python -m tests.bench.fold_against_fx
 	$(BIN)/python -m tests.bench.help_against_typer
@@ -70,6 +86,7 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.recalibrate_time
 	$(BIN)/python -m tests.bench.recalibrate_scale
 	$(BIN)/python -m tests.bench.swap_against_copy
+	$(BIN)/python -m tests.bench.inspect_safetensors
 
 clean:
 	rm -rf .venv $(PEERS) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache

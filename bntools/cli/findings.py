@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import typer
 from rich.console import Console
 
-from bntools.cli import text
+from bntools.cli import opening, text
 from bntools.cli.facts import Failure
 from bntools.cli.printable import annotation, printable
 from bntools.cli.reports import cell, code, plain
 from bntools.errors import PromiseError, UsageError
 from bntools.findings import RULES, Finding, Severity, together
+from bntools.findings.baseline import (
+    Compared,
+    Known,
+    check_baseline,
+    compared,
+    read_baseline,
+    write_baseline,
+)
 from bntools.findings.finding import SEVERITIES
+from bntools.findings.mixtures import Mixture
 from bntools.findings.thresholds import check_thresholds, rule_called
-
-if TYPE_CHECKING:  # it imports torch
-    from bntools.findings.mixtures import Mixture
 
 _FEW = 3
 _WIDEST = 120
@@ -76,6 +84,72 @@ def rules_of(chosen: str | None) -> frozenset[str]:
     return frozenset(rules)
 
 
+class Baseline(NamedTuple):
+    """A file of known findings: what is in it; None for one that is to be written."""
+
+    path: Path
+    entries: Collection[Known] | None
+    force: bool = False
+
+
+def baseline(context: typer.Context) -> Baseline | None:
+    """``--baseline`` or ``--write-baseline``, checked before minutes go into a run.
+
+    Raises:
+        UsageError: if both are given, or the one cannot be read or the other may not be written.
+    """
+    source = context.get_parameter_source("write_baseline")
+    if source is not None and source.name == "DEFAULT_MAP":
+        raise UsageError(
+            "[tool.bntools] write-baseline: cannot be set in a file",
+            todo="give --write-baseline on the command line",
+        )
+    known, written = opening.one_of(context, "baseline", "write_baseline")
+    if known and written:
+        raise UsageError("--baseline and --write-baseline exclude each other", todo="give one of them")
+    if written:
+        check_baseline(written, force=context.params["force"])
+        return Baseline(written, None, context.params["force"])
+    return Baseline(known, read_baseline(known)) if known else None
+
+
+def held_against(
+    chosen: Baseline | None, findings: Sequence[Finding], asked: Collection[str], *, whole: bool
+) -> Compared | None:
+    """What of the findings is known by a baseline; it is written now, if that was asked for.
+
+    Args:
+        chosen: the baseline.
+        findings: all of them.
+        asked: the rules that were asked.
+        whole: whether all rules had what they look at; else a baseline would miss some, and is not written.
+    """
+    if chosen is None or (chosen.entries is None and not whole):
+        return None
+    if chosen.entries is None:
+        return write_baseline(chosen.path, findings, force=chosen.force)
+    return compared(chosen.path, chosen.entries, findings, asked)
+
+
+def _known(held: Compared | None, few: int | None) -> dict[str, str]:
+    """What a baseline hides and what is in it to no avail, by a label."""
+    if held is None:
+        return {}
+    if held.written:
+        return {"written": f"{held.path}: {_count(held.known)}, known from now on"}
+    told = {"known": f"{_count(held.known)}, in {held.path} and not shown"}
+    if held.gone:
+        names = [e.rule if e.layer is None else f"{e.rule} in {e.layer or 'the model'}" for e in held.gone]
+        more = f" and {len(names) - few} more" if few and len(names) > few else ""
+        entries = f"{len(names)} {'entry' if len(names) == 1 else 'entries'}"
+        told["gone"] = f"{entries} of {held.path} no longer occur: {', '.join(names[:few])}{more}"
+    return told
+
+
+def _count(number: int) -> str:
+    return f"{number} finding{'' if number == 1 else 's'}"
+
+
 def failure(findings: Sequence[Finding], fatal: frozenset[str]) -> Failure | None:
     """Whether there are findings of the rules that nobody wants."""
     bad = [group for group in together(findings) if group[0].rule in fatal]
@@ -85,17 +159,19 @@ def failure(findings: Sequence[Finding], fatal: frozenset[str]) -> Failure | Non
     return Failure(told, "see what to do above, or choose other rules for --fail-on", PromiseError.exit_code)
 
 
-def data(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Every finding, and once what each of their rules means."""
-    return {"findings": findings, "rules": {f.rule: RULES[f.rule] for f in findings}}
+def data(findings: Sequence[Finding], held: Compared | None) -> dict[str, Any]:
+    """Every finding, once what each of their rules means, and what a baseline hides."""
+    about = held and {"path": held.path, "written": held.written, "known": held.known, "gone": held.gone}
+    return {"findings": findings, "rules": {f.rule: RULES[f.rule] for f in findings}, "baseline": about}
 
 
-def screen(out: Console, findings: Sequence[Finding], *, every: bool) -> None:
+def screen(out: Console, findings: Sequence[Finding], held: Compared | None, *, every: bool) -> None:
     """For people: a paragraph for each rule, as wide as the screen.
 
     Args:
         out: the screen.
         findings: all of them.
+        held: what a baseline hides.
         every: name all layers, not the first few.
     """
     text.line(out, "findings", summary(findings))
@@ -108,6 +184,8 @@ def screen(out: Console, findings: Sequence[Finding], *, every: bool) -> None:
         for told in _by_detail(group, None if every else _FEW):
             paragraph(out, told)
         paragraph(out, f"→ {rule.remedy}")
+    for label, told in _known(held, None if every else _FEW).items():
+        text.line(out, label, told)
 
 
 def paragraph(out: Console, words: str) -> None:
@@ -119,16 +197,20 @@ def paragraph(out: Console, words: str) -> None:
         out.print(" " * _LABEL + text.escape(each))
 
 
-def github(out: Console, findings: Sequence[Finding]) -> None:
+def github(out: Console, findings: Sequence[Finding], held: Compared | None) -> None:
     """An annotation for each rule: GitHub shows ten of a kind."""
     for group in together(findings):
         rule = RULES[group[0].rule]
         told = f"{'; '.join(_by_detail(group, _FEW))}; {rule.means}; {rule.remedy}"
         plain(out, annotation(_LEVELS[rule.severity], f"inspect {rule.id} {rule.name}", told))
+    for label, told in _known(held, _FEW).items():
+        plain(out, annotation("notice", f"inspect {label}", told))
 
 
-def markdown(out: Console, findings: Sequence[Finding]) -> None:
+def markdown(out: Console, findings: Sequence[Finding], held: Compared | None) -> None:
     """A table with a row for each rule."""
+    for label, told in _known(held, _FEW).items():
+        plain(out, f"\n{label}: {cell(told)}")
     if not findings:
         return
     plain(out, f"\n{summary(findings)}\n")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,7 +13,12 @@ from rich.console import Console
 from bntools.cli import opening
 from bntools.cli import options as o
 from bntools.cli.facts import Loading
-from bntools.cli.render import sink
+from bntools.cli.render import Sink, sink
+
+if TYPE_CHECKING:
+    from bntools.core.arrays import Stored
+    from bntools.findings import Finding
+    from bntools.findings.census import Census
 
 _FINDINGS = "Findings"
 
@@ -58,7 +66,27 @@ def inspect(
         bool,
         typer.Option("--all", help="Name every layer of a finding.", rich_help_panel=_FINDINGS),
     ] = False,
-    format: o.OutputFormat = o.Format.text,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help="Findings that are known: they are not told, and no failure.",
+            rich_help_panel=_FINDINGS,
+            envvar="BNTOOLS_BASELINE",
+        ),
+    ] = None,
+    write_baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", help="Write such a file of what is found.", rich_help_panel=_FINDINGS),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Also write a page to look at, a .html of its own.", rich_help_panel="Output"
+        ),
+    ] = None,
+    force: o.Force = False,
+    format: o.FindingsFormat = o.Format.text,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
     verbose: o.Verbose = False,
@@ -66,29 +94,35 @@ def inspect(
 ) -> None:
     """List every BatchNorm of a model, which of them fold, and what is wrong with them.
 
-    A state dict without --arch is looked at by its names and values.
+    A state dict without --arch is looked at by its names and values, and so is a .pt2 that would run code.
     """
     with sink("inspect", opening.form(context), quiet, verbose, traceback) as out:
         opening.check_file(model)
         from bntools.cli import findings, reports, text
 
         fatal, limits = findings.rules_of(fail_on), findings.thresholds(thresholds)
-        from bntools.core.source import State
-        from bntools.verbs.inspect import inspect as census_of
-        from bntools.verbs.inspect import inspect_tensors
+        chosen = findings.baseline(context)
+        if html is not None:
+            from bntools.report.html import check_page
+
+            check_page(html, force=force)
+        from bntools import __version__
+        from bntools.findings.census import census_of_tensors
 
         out.step("loading")
-        found = opening.look(context, model)
-        loading = Loading(model, found.what, found.unsafe)
-        if isinstance(found, State):
-            census = inspect_tensors(found.tensors, thresholds=limits, batch_size=batch_size)
+        bare = _without_torch(context, model)
+        if bare is not None:
+            tensors, what = bare
+            loading = Loading(model, what, unsafe)
+            census, seen = census_of_tensors(tensors, thresholds=limits, batch_size=batch_size), tensors
         else:
-            opening.set_mode(found, keep_mode, out)
-            out.step("looking")
-            census = census_of(
-                found.model, opening.example(context, found), thresholds=limits, batch_size=batch_size
-            )
+            loading, census, seen = _with_torch(context, model, out, limits)
         example = f"{census.example} ({census.example.origin})" if census.example else ""
+        unread = opening.not_captured(census.plan) if census.plan else None
+        held = findings.held_against(chosen, census.findings, census.asked, whole=unread is None)
+        told = held.new if held else census.findings
+        if html is not None:  # whatever --fail-on says: it is for who wants to see why
+            out.note(_page(html, census, told, seen, loading, force=force))
 
         def screen(console: Console) -> None:
             text.heading(console, loading, example)
@@ -97,18 +131,25 @@ def inspect(
                 text.note(console, note)
             if census.mixtures:
                 text.table(console, findings.mixtures(census.mixtures), names=1)
-            findings.screen(console, census.findings, every=every)
+            findings.screen(console, told, held, every=every)
 
         def github(console: Console) -> None:
-            findings.github(console, census.findings)
+            findings.github(console, told, held)
             reports.github(console, "inspect", census.sites, census.plan)
 
         def markdown(console: Console) -> None:
             reports.markdown(console, loading, census.sites, census.plan, None, None)
             findings.mixed(console, census.mixtures)
-            findings.markdown(console, census.findings)
+            findings.markdown(console, told, held)
 
-        unread = opening.not_captured(census.plan) if census.plan else None
+        def junit(console: Console) -> None:
+            from bntools.report.junit import junit as suite
+
+            about = {"model": model, "kind": loading.what, "version": __version__}
+            error = f"{unread.message}; {unread.todo}" if unread else ""
+            document = suite(census.asked, told, fatal=fatal, about=about, error=error)
+            reports.plain(console, document)
+
         out.result(
             {
                 "model": loading,
@@ -116,8 +157,67 @@ def inspect(
                 "sites": census.sites,
                 "plan": census.plan,
                 "mixtures": census.mixtures,
-                **findings.data(census.findings),
+                **findings.data(told, held),
             },
-            {o.Format.text: screen, o.Format.github: github, o.Format.markdown: markdown},
-            unread or findings.failure(census.findings, fatal),
+            {
+                o.Format.text: screen,
+                o.Format.github: github,
+                o.Format.markdown: markdown,
+                o.Format.junit: junit,
+            },
+            unread or (findings.failure(told, fatal) if not (held and held.written) else None),
         )
+
+
+def _without_torch(context: typer.Context, model: str) -> tuple[dict[str, Stored], str] | None:
+    """The weights of a safetensors file and what it is, if nothing asks for more: torch takes seconds."""
+    given = context.params
+    if given["arch"] or given["arch_kwargs"] or given["key"] or given["ema"] or not os.path.isfile(model):
+        return None
+    from bntools.core.sniff import Kind, sniff
+
+    if sniff(model).kind is not Kind.SAFETENSORS:
+        return None
+    from bntools.core.arrays import read_arrays
+
+    read = read_arrays(Path(model))
+    if read is None:
+        return None
+    tensors, prefix = read
+    return tensors, "a safetensors file" + (f", prefix {prefix!r} stripped" if prefix else "")
+
+
+def _with_torch(
+    context: typer.Context, model: str, out: Sink, limits: dict[str, float]
+) -> tuple[Loading, Census, Any]:
+    from bntools.core.source import State
+    from bntools.verbs.inspect import inspect as census_of
+    from bntools.verbs.inspect import inspect_tensors
+
+    size = context.params["batch_size"]
+    found = opening.look(context, model)
+    loading = Loading(model, found.what, found.unsafe)
+    if isinstance(found, State):
+        return loading, inspect_tensors(found.tensors, thresholds=limits, batch_size=size), found.tensors
+    opening.set_mode(found, context.params["keep_mode"], out)
+    out.step("looking")
+    given = opening.example(context, found)
+    return loading, census_of(found.model, given, thresholds=limits, batch_size=size), found.model
+
+
+def _page(
+    path: Path, census: Census, told: tuple[Finding, ...], seen: Any, loading: Loading, *, force: bool
+) -> str:
+    """Write the page of these findings: what was written."""
+    from bntools.cli.text import size
+    from bntools.report.html import page, write_page
+    from bntools.report.layers import layers_of
+
+    document = page(
+        replace(census, findings=told),
+        layers_of(seen, census.sites),
+        model=loading.name,
+        what=loading.what,
+        known=len(census.findings) - len(told),
+    )
+    return f"{path}: the page, {size(write_page(document, path, force=force))}"

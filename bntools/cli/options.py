@@ -18,6 +18,14 @@ class Format(StrEnum):
     json = "json"
     github = "github"
     markdown = "markdown"
+    junit = "junit"
+    """Of findings only: `inspect` has some."""
+
+
+def _no_findings(chosen: Format) -> Format:
+    if chosen is Format.junit:
+        raise typer.BadParameter("junit is for findings: only inspect writes it")
+    return chosen
 
 
 Model = Annotated[
@@ -104,6 +112,17 @@ OutputFormat = Annotated[
         "--format",
         metavar="FORMAT",
         help="How to print the result: text, json, github or markdown.",
+        rich_help_panel=_OUTPUT,
+        envvar="BNTOOLS_FORMAT",
+        callback=_no_findings,
+    ),
+]
+FindingsFormat = Annotated[
+    Format,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="How to print the result: text, json, github, markdown or junit.",
         rich_help_panel=_OUTPUT,
         envvar="BNTOOLS_FORMAT",
     ),

@@ -1,4 +1,4 @@
-"""Where words go: the result to stdout in one of four formats, the talk to stderr."""
+"""Where words go: the result to stdout in one of five formats, the talk to stderr."""
 
 from __future__ import annotations
 
@@ -120,6 +120,7 @@ class Sink:
                 self._object(data)
             else:
                 screens[self.form](self.out)
+                self._answered = True
                 self._annotate(failure)
         if failure is not None:
             if not self._silent:
@@ -135,6 +136,10 @@ class Sink:
             if self.form is Format.json:
                 self._object({"error": failure, "report": getattr(error, "report", None)})
             self._annotate(failure)
+            if self.form is Format.junit and not self._answered:
+                from bntools.report.junit import junit
+
+                self._stdout.write(junit((), (), error=_in_one(failure)) + "\n")
         say(failure)
 
     def _object(self, data: Mapping[str, Any]) -> None:
@@ -145,8 +150,7 @@ class Sink:
 
     def _annotate(self, failure: Failure | None) -> None:
         if self.form is Format.github and failure is not None:
-            text = f"{failure.message}; {failure.todo}" if failure.todo else failure.message
-            self._stdout.write(annotation("error", self.verb, text) + "\n")
+            self._stdout.write(annotation("error", self.verb, _in_one(failure)) + "\n")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -158,6 +162,10 @@ class Sink:
             _hush(self._stdout)
         except OSError as error:
             raise unwritable(self._stdout, error) from error
+
+
+def _in_one(failure: Failure) -> str:
+    return f"{failure.message}; {failure.todo}" if failure.todo else failure.message
 
 
 def unwritable(stdout: Any, error: OSError) -> UsageError:
@@ -228,9 +236,9 @@ def failure_of(error: Exception) -> Failure:
 def say(failure: Failure) -> None:
     """Write a failure to stderr in one or two lines."""
     talk = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    _tell(talk, f"[bold red]error[/bold red]  {escape(failure.message)}")
+    _tell(talk, f"[bold red]error[/bold red]  {escape(printable(failure.message))}")
     if failure.todo:
-        _tell(talk, f"       {escape(failure.todo)}")
+        _tell(talk, f"       {escape(printable(failure.todo))}")
 
 
 def _tell(talk: Console, text: str) -> None:
@@ -244,7 +252,8 @@ def _tell(talk: Console, text: str) -> None:
 def _plain(value: Any) -> Any:
     """What JSON has: records as objects, and null for numbers that are none."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        # What does not count in a comparison is no part of the record: the arrays behind a plan.
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.compare}
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

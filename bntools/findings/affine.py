@@ -1,10 +1,11 @@
-"""Rules about what a layer multiplies by and adds."""
+"""Rules about what a layer multiplies by and adds, and who reads it or takes it in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
+import numpy as np
+from torch import Tensor
 
 from bntools.core.calls import Capture, Value
 from bntools.core.graph import Graph
@@ -14,40 +15,6 @@ from bntools.findings.subject import Subject
 
 _RELU = ("relu", "relu_", "relu6", "relu6_")
 _CLAMPS = {"hardtanh": "min_val", "clamp": "min", "clamp_min": "min"}
-
-
-def scale_outlier(subject: Subject, threshold: float) -> Iterator[Remark]:
-    for norm in subject.norms:
-        if norm.scale is None:
-            continue
-        size = norm.scale.abs()
-        median = float(size.median())
-        if median > 0 and float(size.max()) > threshold * median:
-            at, ratio = int(size.argmax()), float(size.max()) / median
-            told = f"channel {at}: {float(size.max()):.3g}, {ratio:.0f} times the median"
-            yield Remark(norm.path, told, {"channel": at, "scale": float(size.max()), "ratio": ratio})
-
-
-def zero_channels(subject: Subject, threshold: float) -> Iterator[Remark]:
-    for norm in subject.norms:
-        if norm.gamma is None or not bool(norm.gamma.isfinite().all()):
-            continue
-        size = norm.gamma.abs()
-        weak = size < threshold * size.max()
-        if bool(weak.any()):
-            told = f"{of_channels(weak)}: |γ| is below {threshold:g} of the largest, {float(size.max()):.3g}"
-            yield Remark(norm.path, told, {"channels": float(weak.sum())})
-
-
-def zero_branch(subject: Subject, threshold: float) -> Iterator[Remark]:
-    for norm in subject.norms:
-        if norm.gamma is None or not bool(norm.gamma.isfinite().all()):
-            continue
-        largest = float(norm.gamma.abs().max())
-        if largest <= threshold:
-            still = norm.beta is None or bool((norm.beta == 0).all())
-            told = f"the largest |γ| is {largest:.2g}" + (", and β = 0" if still else ", β is not 0")
-            yield Remark(norm.path, told, {"largest": largest})
 
 
 def dead_channels(subject: Subject, threshold: float) -> Iterator[Remark]:
@@ -62,11 +29,11 @@ def dead_channels(subject: Subject, threshold: float) -> Iterator[Remark]:
         norm = subject.by_path.get(path)
         if not all(cuts) or norm is None or norm.beta is None:
             continue
-        gamma = torch.ones_like(norm.beta) if norm.gamma is None else norm.gamma
-        dead = norm.beta + threshold * gamma.abs() < 0
+        gamma = np.ones_like(norm.beta) if norm.gamma is None else norm.gamma
+        dead = norm.beta + threshold * np.abs(gamma) < 0
         if bool(dead.any()):
             told = f"{of_channels(dead)}: β + {threshold:g}|γ| < 0"
-            yield Remark(path, told, {"channels": float(dead.sum()), "of": dead.numel()})
+            yield Remark(path, told, {"channels": float(dead.sum()), "of": dead.size})
 
 
 def _only_relu_reads(capture: Capture, graph: Graph, value: Value, since: int) -> bool:
@@ -101,11 +68,11 @@ def float16_overflow(subject: Subject, threshold: float) -> Iterator[Remark]:
         norm = subject.by_path.get(refusal.site.module or "") if refusal.site.module is not None else None
         if norm is None or norm.scale is None or norm.shift is None:
             continue
-        size = float(torch.cat([norm.scale, norm.shift]).abs().max())
+        size = float(np.abs(np.concatenate([norm.scale, norm.shift])).max())
         if size > threshold or refusal.reason is Reason.OVERFLOW:
             told = f"as a multiply-add its largest number is {size:.3g}"
             yield Remark(norm.path, told, {"largest": size})
 
 
-def _largest(tensor: torch.Tensor) -> float:
+def _largest(tensor: Tensor) -> float:
     return float(tensor.detach().abs().max()) if tensor.numel() else 0.0

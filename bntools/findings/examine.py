@@ -1,4 +1,4 @@
-"""Ask every rule of a model."""
+"""Ask every rule of a model, or of tensors alone. No torch here."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from bntools.findings import affine, modes, settings, statistics, structure
+import numpy as np
+
+from bntools.findings import scales, settings, statistics
 from bntools.findings.catalogue import RULES
-from bntools.findings.finding import SEVERITIES, Finding, Measure
+from bntools.findings.finding import SEVERITIES, Finding, Measure, Needs
 from bntools.findings.remark import Check
 from bntools.findings.subject import Subject
 from bntools.findings.thresholds import check_thresholds
 
-CHECKS: Mapping[str, Check] = MappingProxyType(
+OF_LAYERS: Mapping[str, Check] = MappingProxyType(
     {
         "BN001": statistics.not_finite,
         "BN002": statistics.negative_variance,
@@ -22,29 +24,19 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "BN005": settings.momentum_convention,
         "BN006": settings.momentum_left_behind,
         "BN007": statistics.eps_dominates,
-        "BN008": affine.scale_outlier,
-        "BN009": affine.float16_overflow,
-        "BN010": affine.dead_channels,
-        "BN011": affine.zero_channels,
-        "BN012": affine.zero_branch,
-        "BN013": structure.redundant_bias,
-        "BN014": structure.shared,
-        "BN015": modes.half_frozen,
-        "BN016": modes.mixed_modes,
+        "BN008": scales.scale_outlier,
+        "BN011": scales.zero_channels,
+        "BN012": scales.zero_branch,
         "BN017": settings.no_statistics,
         "BN018": settings.sync,
-        "BN019": structure.does_more,
         "BN020": statistics.half_precision,
-        "BN021": structure.dropout_upstream,
         "BN022": settings.mixed_eps,
         "BN023": settings.mixed_momentum,
-        "BN024": structure.recurrent,
-        "BN025": structure.one_value,
         "BN026": settings.small_batch,
-        "BN027": modes.no_freeze,
     }
 )
-"""By the id of the rule. A rule that lacks what it looks at says nothing."""
+"""By the id of the rule, those that look at each layer by itself. A rule that lacks what it looks at says
+nothing."""
 
 
 def examine(subject: Subject, thresholds: Mapping[str, float] | None = None) -> tuple[Finding, ...]:
@@ -59,18 +51,43 @@ def examine(subject: Subject, thresholds: Mapping[str, float] | None = None) -> 
 
     Example:
         >>> from torch import nn
-        >>> from bntools.findings.subject import of_model
+        >>> from bntools.findings.live import of_model
         >>> [finding.rule for finding in examine(of_model(nn.BatchNorm1d(2)))]
         ['BN003']
     """
     given = check_thresholds(thresholds or {})
+    checks = _checks(subject)
     found = []
-    for rule in sorted(RULES.values(), key=lambda rule: (SEVERITIES.index(rule.severity), rule.id)):
-        threshold = given.get(rule.id, rule.threshold)
-        for layer, detail, numbers in CHECKS[rule.id](subject, 0.0 if threshold is None else threshold):
-            measures = tuple(Measure(name, _number(value)) for name, value in numbers.items())
-            found.append(Finding(rule.id, rule.severity, layer, detail, measures, threshold))
+    with np.errstate(all="ignore"):  # NaN and infinity are what some rules look for
+        for rule in sorted(RULES.values(), key=lambda rule: (SEVERITIES.index(rule.severity), rule.id)):
+            if rule.id not in checks:
+                continue
+            threshold = given.get(rule.id, rule.threshold)
+            for layer, detail, numbers in checks[rule.id](subject, 0.0 if threshold is None else threshold):
+                measures = tuple(Measure(name, _number(value)) for name, value in numbers.items())
+                found.append(Finding(rule.id, rule.severity, layer, detail, measures, threshold))
     return tuple(found)
+
+
+def asked_of(subject: Subject) -> tuple[str, ...]:
+    """The ids of the rules that have what they look at; of the others silence says nothing.
+
+    Example:
+        >>> "BN001" in asked_of(Subject([])), "BN013" in asked_of(Subject([]))
+        (True, False)
+    """
+    there = {Needs.TENSORS: True, Needs.MODULES: subject.model is not None, Needs.RUN: bool(subject.seen)}
+    # The size of the batch is no file's to tell.
+    silent = () if subject.batch_size is not None else ("BN026",)
+    return tuple(rule.id for rule in RULES.values() if there[rule.needs] and rule.id not in silent)
+
+
+def _checks(subject: Subject) -> Mapping[str, Check]:
+    if subject.model is None:
+        return OF_LAYERS
+    from bntools.findings.within import OF_MODELS  # whoever has a model has torch
+
+    return {**OF_LAYERS, **OF_MODELS}
 
 
 def _number(value: float) -> float | None:

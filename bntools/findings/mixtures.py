@@ -1,16 +1,18 @@
-"""How much each SwitchableNorm normalises by the sample, by the layer and by the batch."""
+"""How much each SwitchableNorm normalises by the sample, by the layer and by the batch. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+import numpy as np
 
-from bntools.core.names import modules_of
-from bntools.norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+from bntools.core.arrays import Stored
 
-_KINDS = (SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d)
+if TYPE_CHECKING:
+    from torch import nn
+
 _LOGITS = ("mean_weight", "var_weight")
 
 
@@ -41,27 +43,38 @@ def mixtures_of(model: nn.Module) -> tuple[Mixture, ...]:
     """Of every SwitchableNorm of a model, in the order of its modules.
 
     Example:
+        >>> from torch import nn
+        >>> from bntools.norms import SwitchableNorm1d
         >>> round(mixtures_of(nn.Sequential(SwitchableNorm1d(4)))[0].mean.layer, 3)
         0.333
     """
+    from bntools.core.names import modules_of  # whoever has a model has torch
+    from bntools.norms.switchable import SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d
+
+    kinds = (SwitchableNorm1d, SwitchableNorm2d, SwitchableNorm3d)
     seen: dict[int, Mixture] = {}
     for path, module in modules_of(model):
-        if isinstance(module, _KINDS) and id(module) not in seen:
+        if isinstance(module, kinds) and id(module) not in seen:
             weights = module.weights()
             seen[id(module)] = Mixture(path, Shares(**weights["mean"]), Shares(**weights["var"]))
     return tuple(seen.values())
 
 
-def mixtures_in(tensors: Mapping[str, Tensor]) -> tuple[Mixture, ...]:
+def mixtures_in(tensors: Mapping[str, Stored]) -> tuple[Mixture, ...]:
     """Of every one in a bare state dict: running statistics that stand beside the weights of three kinds."""
     found = []
     for key in tensors:
         stem = key.removesuffix(_LOGITS[0])
+        if not key.endswith(_LOGITS[0]) or f"{stem}running_var" not in tensors:
+            continue
         both = [tensors.get(stem + name) for name in _LOGITS]
-        fits = key.endswith(_LOGITS[0]) and f"{stem}running_var" in tensors
-        if fits and all(each is not None and each.shape == (3,) for each in both):
-            mean, var = (
-                Shares(*each.detach().float().softmax(0).tolist()) for each in both if each is not None
-            )
-            found.append(Mixture(stem.rstrip("."), mean, var))
+        shares = [_softmax(e.values) for e in both if e and e.shape == (3,) and e.values is not None]
+        if len(shares) == len(_LOGITS):
+            found.append(Mixture(stem.rstrip("."), *shares))
     return tuple(found)
+
+
+def _softmax(logits: np.ndarray) -> Shares:
+    with np.errstate(all="ignore"):  # what is NaN or infinite gives NaN
+        powers = np.exp(logits - logits.max())
+        return Shares(*(powers / powers.sum()).tolist())

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from bntools.findings.layer import NormLayer
 from bntools.findings.remark import Remark
-from bntools.findings.subject import NormLayer, Subject
+from bntools.findings.subject import Subject
 from bntools.norms.frozen import frozen
 
 

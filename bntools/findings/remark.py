@@ -1,11 +1,11 @@
-"""What a rule says before it is made a `bntools.findings.Finding`, and how it counts channels."""
+"""What a rule says before it is a `bntools.findings.Finding`, and how it counts channels. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from torch import Tensor
+import numpy as np
 
 from bntools.findings.subject import Subject
 
@@ -28,15 +28,14 @@ Check = Callable[[Subject, float], Iterator[Remark]]
 """Asks one rule of a subject, with the rule's threshold."""
 
 
-def of_channels(mask: Tensor) -> str:
+def of_channels(mask: np.ndarray) -> str:
     """How many of the channels, in words.
 
     Example:
-        >>> import torch
-        >>> of_channels(torch.tensor([True, False, True]))
+        >>> of_channels(np.array([True, False, True]))
         '2 of 3 channels'
     """
     count = int(mask.sum())
-    if count == mask.numel():
+    if count == mask.size:
         return "all channels" if count > 1 else "the channel"
-    return f"{count} of {mask.numel()} channels"
+    return f"{count} of {mask.size} channels"

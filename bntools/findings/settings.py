@@ -1,14 +1,13 @@
-"""Rules about how a layer is set: momentum, ε, its class."""
+"""Rules about how a layer is set: momentum, ε, its class. No torch here."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from torch import nn
-
+from bntools.findings.layer import NormLayer
 from bntools.findings.remark import Remark
-from bntools.findings.subject import NormLayer, Subject
+from bntools.findings.subject import Subject
 
 BATCHES = (2, 4, 8, 16, 32)
 """Samples per device at which the two below were measured."""
@@ -65,7 +64,7 @@ def no_statistics(subject: Subject, threshold: float) -> Iterator[Remark]:
 
 def sync(subject: Subject, threshold: float) -> Iterator[Remark]:
     for norm in subject.norms:
-        if isinstance(norm.module, nn.SyncBatchNorm):
+        if norm.sync:
             yield Remark(norm.path, norm.kind, {})
 
 
@@ -89,7 +88,7 @@ def small_batch(subject: Subject, threshold: float) -> Iterator[Remark]:
 
 def _by_batch(norm: NormLayer) -> bool:
     """Whether training would go by the samples of one device; bare tensors do not tell, and mostly do."""
-    live = norm.batchnorm and not norm.held and not isinstance(norm.module, nn.SyncBatchNorm)
+    live = norm.batchnorm and not norm.held and not norm.sync
     return live or norm.module is None
 
 

@@ -1,19 +1,22 @@
-"""Rules about the running statistics of a layer."""
+"""Rules about the running statistics of a layer. No torch here."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
+
+from bntools.findings.layer import NormLayer, median
 from bntools.findings.remark import Remark, of_channels
-from bntools.findings.subject import NormLayer, Subject
+from bntools.findings.subject import Subject
 
 _NARROW = ("float16", "bfloat16")
 
 
 def not_finite(subject: Subject, threshold: float) -> Iterator[Remark]:
     for norm in subject.norms:
-        bad = {name: ~tensor.isfinite() for name, tensor in norm.tensors.items()}
+        bad = {name: ~np.isfinite(tensor) for name, tensor in norm.tensors.items()}
         bad = {name: mask for name, mask in bad.items() if bool(mask.any())}
         if bad:
             told = ", ".join(f"{name} in {of_channels(mask)}" for name, mask in bad.items())
@@ -67,14 +70,14 @@ def under_warmed(subject: Subject, threshold: float) -> Iterator[Remark]:
 
 def eps_dominates(subject: Subject, threshold: float) -> Iterator[Remark]:
     for norm in subject.norms:
-        if norm.var is None or not norm.eps or not bool(norm.var.isfinite().all()):
+        if norm.var is None or not norm.eps or not bool(np.isfinite(norm.var).all()):
             continue
-        var = norm.var.clamp(min=0)
-        share = float((norm.eps / (var + norm.eps)).median())
+        var = norm.var.clip(min=0)
+        share = median(norm.eps / (var + norm.eps))
         if share > threshold:
-            median = float(var.median())
-            told = f"ε = {norm.eps:g} is {share:.0%} of σ² + ε in the median channel, where σ² = {median:.2g}"
-            yield Remark(norm.path, told, {"share": share, "median_variance": median, "eps": norm.eps})
+            middle = median(var)
+            told = f"ε = {norm.eps:g} is {share:.0%} of σ² + ε in the median channel, where σ² = {middle:.2g}"
+            yield Remark(norm.path, told, {"share": share, "median_variance": middle, "eps": norm.eps})
 
 
 def half_precision(subject: Subject, threshold: float) -> Iterator[Remark]:

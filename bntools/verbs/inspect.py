@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from bntools.core.arrays import Stored
 from bntools.core.capture import capture, check_eager
 from bntools.core.example import Example
 from bntools.core.guess import guess
-from bntools.core.plan import Plan, Site
+from bntools.core.keys import stands_beside
+from bntools.core.onnxmodel import origin_of
+from bntools.core.plan import Plan
 from bntools.core.planning import plan_folds, plan_of
-from bntools.errors import CaptureError, UsageError
-from bntools.findings import Finding
-from bntools.findings.examine import examine
-from bntools.findings.mixtures import Mixture, mixtures_in, mixtures_of
-from bntools.findings.subject import Seen, of_model, of_tensors
-from bntools.findings.thresholds import check_thresholds
-
-
-@dataclass(frozen=True, slots=True)
-class Census:
-    """The BatchNorms of a model.
-
-    Args:
-        sites: every call of one, in order of execution, then those that no call reached.
-        plan: which of them fold and why the others do not; None for bare tensors without a model.
-        example: what the model was run on.
-        findings: what is wrong with them, the worst first.
-        mixtures: of each SwitchableNorm, how much it normalises by what.
-    """
-
-    sites: tuple[Site, ...]
-    plan: Plan | None = None
-    example: Example | None = None
-    findings: tuple[Finding, ...] = ()
-    mixtures: tuple[Mixture, ...] = ()
+from bntools.core.program import atomised
+from bntools.core.programs import fold_program, plan_program
+from bntools.core.reprogram import open_axes
+from bntools.core.revive import taken
+from bntools.errors import CaptureError
+from bntools.findings.census import Census as Census
+from bntools.findings.census import census_of_tensors, check_choices
+from bntools.findings.examine import asked_of, examine
+from bntools.findings.live import of_model, stored_of
+from bntools.findings.mixtures import mixtures_of
+from bntools.findings.subject import Seen
 
 
 def inspect(
-    model: nn.Module,
+    model: nn.Module | torch.export.ExportedProgram,
     inputs: Any = None,
     *,
     thresholds: Mapping[str, float] | None = None,
@@ -50,7 +40,8 @@ def inspect(
     """List every BatchNorm of a model with its verdict and what is wrong with it; nothing is changed.
 
     Args:
-        model: an eager module, in the mode that it will be used in.
+        model: an eager module, in the mode that it will be used in. Or a program of `torch.export`, with the
+            verdicts of a fold of it, on its own inputs if *inputs* is None.
         inputs: as for `fold`; guessed if None.
         thresholds: from where on a rule speaks up, by its id, such as ``{"BN007": 0.05}``.
         batch_size: how many samples each device gets in training, to be told whether those are enough.
@@ -68,8 +59,12 @@ def inspect(
         >>> [(finding.rule, finding.severity.value, finding.layer) for finding in census.findings]
         [('BN003', 'error', '2')]
     """
+    model, inputs, program = taken(model, inputs)
+    whole = model
+    if program is not None:
+        model = atomised(program)
     check_eager(model)
-    _check(thresholds, batch_size)
+    check_choices(thresholds, batch_size)
     example = guess(model) if inputs is None else Example.of(inputs, model)
     try:
         captured = capture(model, example)
@@ -79,8 +74,23 @@ def inspect(
     else:
         plan, folded = plan_of(model, captured)
         seen = Seen(captured, plan, folded)
-    findings = examine(of_model(model, plan.sites, seen, batch_size), thresholds)
-    return Census(plan.sites, plan, example, findings, mixtures_of(model))
+        if origin_of(model) is not None:
+            plan = plan_program(model, captured, example)
+        if program is not None:
+            plan = _of_program(program, whole, example, plan)
+    subject = of_model(model, plan.sites, seen, batch_size)
+    findings = examine(subject, thresholds)
+    return Census(plan.sites, plan, example, findings, mixtures_of(model), asked_of(subject))
+
+
+def _of_program(
+    program: torch.export.ExportedProgram, module: nn.Module, example: Example, plan: Plan
+) -> Plan:
+    """The plan of a fold, which finds more than *plan*; that one where the program is refused."""
+    try:
+        return fold_program(module, example, axes=open_axes(program, module), verify=False).plan
+    except CaptureError as error:
+        return replace(plan, notes=(*plan.notes, f"it cannot be folded: {error.message}"))
 
 
 def inspect_tensors(
@@ -101,25 +111,9 @@ def inspect_tensors(
     Raises:
         UsageError: if a threshold is for no rule that has one.
     """
-    _check(thresholds, batch_size)
-    sites = []
-    for key, mean in tensors.items():
-        if not (key == "running_mean" or key.endswith(".running_mean")):
-            continue
-        stem = key.removesuffix("running_mean")
-        if f"{stem}running_var" not in tensors:
-            continue
-        batches = tensors.get(f"{stem}num_batches_tracked")
-        name = stem.rstrip(".")
-        known = batches is not None and batches.numel() == 1 and not batches.is_floating_point()
-        count = int(batches) if batches is not None and known else None
-        sites.append(Site(name, name, "BatchNorm", mean.numel(), None, None, count))
-    findings = examine(of_tensors(tensors, sites, batch_size), thresholds)
-    return Census(tuple(sites), findings=findings, mixtures=mixtures_in(tensors))
-
-
-def _check(thresholds: Mapping[str, float] | None, batch_size: int | None) -> None:
-    """Before minutes go into a run."""
-    check_thresholds(thresholds or {})
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"batch_size: {batch_size} is no number of samples", todo="give 1 or more")
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    stored = {
+        key: stored_of(tensor) if stands_beside(key, shapes) else Stored(str(tensor.dtype), shapes[key])
+        for key, tensor in tensors.items()
+    }
+    return census_of_tensors(stored, thresholds=thresholds, batch_size=batch_size)

@@ -17,10 +17,12 @@ import bntools as bn
 from bntools.core.records import record
 from bntools.errors import UsageError
 from bntools.findings import RULES, Finding, Needs, Severity, together
-from bntools.findings.examine import CHECKS
+from bntools.findings.examine import OF_LAYERS
 from bntools.findings.settings import BATCH_NORM, BATCHES, GROUP_NORM
+from bntools.findings.within import OF_MODELS
 from bntools.norms import SwitchableNorm2d
 from tests.findings.cases import CASES, Case, inputs, layer, net
+from tests.season import season
 
 LOUD = ("error", "warning")
 named = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}-{case.make.__name__}")
@@ -51,7 +53,8 @@ def test_the_twin_has_none_of_it(case: Case) -> None:
 
 
 def test_every_rule_has_a_case_and_a_check_and_a_section() -> None:
-    assert {case.rule for case in CASES} == set(RULES) == set(CHECKS)
+    assert {case.rule for case in CASES} == set(RULES) == {*OF_LAYERS, *OF_MODELS}
+    assert not OF_LAYERS.keys() & OF_MODELS.keys()
     page = (Path(__file__).parents[2] / "docs" / "findings.md").read_text("utf-8")
     heads = re.findall(r"^### (BN\d{3}) ([a-z0-9-]+) \((\w+)\)", page, re.MULTILINE)
     assert sorted(heads) == [(rule.id, rule.name, rule.severity.value) for rule in RULES.values()]
@@ -153,6 +156,15 @@ def test_nothing_is_changed() -> None:
     assert model.training
 
 
+def test_what_is_no_number_is_a_finding_and_no_warning() -> None:
+    """0·∞ in the shift of a layer that stays: numpy would warn of it."""
+    model = season(nn.Sequential(nn.Sigmoid(), nn.BatchNorm2d(3), nn.Sigmoid()).eval())
+    with torch.no_grad():
+        layer(model).weight[1] = 0
+    layer(model).running_mean[1] = float("inf")
+    assert [finding.rule for finding in bn.inspect(model, inputs()).findings] == ["BN001", "BN011"]
+
+
 def test_a_folded_float16_overflow_is_one() -> None:
     """What BN009 speaks of happens: the fold in float16 is infinite, that of the twin is not."""
     for bad in (True, False):
@@ -216,7 +228,15 @@ def test_a_switchablenorm_is_listed_once_by_its_first_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["bntools.findings", "bntools.findings.thresholds", "bntools.cli.findings"]
+    "module",
+    [
+        "bntools.findings",
+        "bntools.findings.thresholds",
+        "bntools.findings.census",
+        "bntools.findings.baseline",
+        "bntools.report.junit",
+        "bntools.cli.findings",
+    ],
 )
 def test_the_list_of_rules_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
