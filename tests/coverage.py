@@ -1,6 +1,7 @@
 """What `make zoo` found, as Markdown: ``python -m tests.coverage [--write]``.
 
-Beside it stands what the best other tool takes out of each model, where `make peers` has measured it.
+Beside it stands what the best other tool takes out of each model, where `make peers` has measured it. The
+section of `make exported` is taken over from the page as it is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from tests import zoo_rows
+from tests import exported, zoo_rows
 from tests.peers import table as peers
 from tests.zoo import ENTRIES
 from tests.zoo_rows import Row
@@ -30,7 +31,7 @@ def main() -> int:
     rows, others = zoo_rows.read(), {row["name"]: row for row in map(_json, sorted(PEERS.glob("*.json")))}
     if not rows:
         parser.error(f"{zoo_rows.RESULTS} holds nothing; run `make zoo` first")
-    text = page(rows, others)
+    text = page(rows, others, PAGE.read_text() if PAGE.exists() else "")
     if not asked.write:
         sys.stdout.write(text)
         return 0
@@ -52,9 +53,10 @@ def _json(file: Path) -> Row:
     return row
 
 
-def page(rows: list[Row], others: Mapping[str, Row]) -> str:
-    """The page: what it adds up to, then a line for each model."""
-    return "\n".join(["# Coverage", "", *_sums(rows, others), "", *_models(rows, others)]) + "\n"
+def page(rows: list[Row], others: Mapping[str, Row], old: str = "") -> str:
+    """The page: what it adds up to, a line for each model, and the ONNX files that the *old* one tells of."""
+    text = "\n".join(["# Coverage", "", *_sums(rows, others), "", *_models(rows, others)]) + "\n"
+    return exported.kept(text, old)
 
 
 def _sums(rows: list[Row], others: Mapping[str, Row]) -> Iterator[str]:

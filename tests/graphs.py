@@ -108,12 +108,13 @@ def row(name: str, how: str, folder: Path) -> str:
 
 
 def main() -> None:
-    print("| model | exporter | BatchNorms before | after | in its own program | proof | file | seconds |")
-    print("|---|---|---:|---:|---:|---|---|---:|")
+    sys.stdout.write("| model | exporter | BatchNorms before | after | in its own program | proof | file | seconds |\n")
+    sys.stdout.write("|---|---|---:|---:|---:|---|---|---:|\n")
     for name in sys.argv[1:] or NAMES:
         for how in ("dynamo", "torchscript"):
             with tempfile.TemporaryDirectory() as folder:
-                print(row(name, how, Path(folder)), flush=True)
+                sys.stdout.write(f"{row(name, how, Path(folder))}\n")
+                sys.stdout.flush()
 
 
 if __name__ == "__main__":

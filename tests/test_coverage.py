@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests import coverage, exported, zoo_rows
 from tests.coverage import page
 from tests.zoo_rows import Row
 
@@ -65,3 +69,26 @@ def test_what_is_wrong_does_not_count() -> None:
     text = page(ROWS, {"timm:one": peer(10, 2), "timm:two": peer(4, 0, wrong=True)})
     assert "the best of torch.fx on each model 8" in text
     assert "Another takes more out of: none." in text
+
+
+def test_the_section_of_the_onnx_files_is_taken_over_as_it_is() -> None:
+    old = exported.placed("# Coverage\n\nthe old one\n", "## ONNX files\n\n3 classifiers.\n")
+    text = page(ROWS, {}, old)
+    assert text == f"{page(ROWS, {})}\n{exported.taken(old)}\n"
+    assert "3 classifiers." in text
+    assert "the old one" not in text
+    assert page(ROWS, {}, text) == text
+    assert page(ROWS, {}, "# Coverage\n\nthe old one\n") == page(ROWS, {})  # a page that has none
+
+
+def test_writing_keeps_the_section(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "coverage.md"
+    file.write_text(exported.placed("# Coverage\n\nthe old one\n", "## ONNX files\n\n3 classifiers.\n"))
+    monkeypatch.setattr(coverage, "PAGE", file)
+    monkeypatch.setattr(coverage, "PEERS", tmp_path)
+    monkeypatch.setattr(coverage, "ENTRIES", [])
+    monkeypatch.setattr(zoo_rows, "read", lambda: ROWS)
+    monkeypatch.setattr("sys.argv", ["coverage", "--write"])
+    assert coverage.main() == 0
+    assert "2 architectures: 2 of timm." in file.read_text()
+    assert "3 classifiers." in file.read_text()
