@@ -108,7 +108,8 @@ def row(name: str, how: str, folder: Path) -> str:
 
 
 def main() -> None:
-    sys.stdout.write("| model | exporter | BatchNorms before | after | in its own program | proof | file | seconds |\n")
+    head = "| model | exporter | BatchNorms before | after | in its own program | proof | file | seconds |"
+    sys.stdout.write(f"{head}\n")
     sys.stdout.write("|---|---|---:|---:|---:|---|---|---:|\n")
     for name in sys.argv[1:] or NAMES:
         for how in ("dynamo", "torchscript"):
