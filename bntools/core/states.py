@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from bntools.core.keys import COUNTER, wrapper_of
 from bntools.errors import SourceError, UnsafeError, UsageError
 
 ENTRIES = ("state_dict", "model", "model_state_dict", "net")
@@ -23,8 +24,6 @@ EMA_ENTRIES = (
     "ema_model_state_dict",
     "params_ema",
 )
-WRAPPERS = ("module.", "_orig_mod.")
-_COUNTER = "n_averaged"  # beside the weights in the state of torch.optim.swa_utils.AveragedModel
 _SHOWN = 5
 
 
@@ -161,12 +160,11 @@ def unwrap(state: dict[str, Any], known: set[str] | None = None) -> tuple[str, d
     """
     taken, apart = "", {}
     while known is None or not known & set(state):
-        inside = [key for key in state if key != _COUNTER]
-        wrapper = next((w for w in WRAPPERS if inside and all(key.startswith(w) for key in inside)), None)
+        wrapper = wrapper_of(state)
         if wrapper is None:
             break
-        if _COUNTER in state:
-            apart[_COUNTER] = state.pop(_COUNTER)
+        if COUNTER in state:
+            apart[COUNTER] = state.pop(COUNTER)
         consume_prefix_in_state_dict_if_present(state, wrapper)
         taken += wrapper
     return taken, apart

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bntools.core.keys import place
 from bntools.core.sniff import Sniffed
 from bntools.errors import SourceError
 
@@ -29,12 +30,7 @@ def read_safetensors(sniffed: Sniffed) -> dict[str, Tensor]:
             f"{sniffed.path}: a damaged safetensors file ({reason})", todo="download it again"
         ) from error
     # The library hands them out in another order each time.
-    return {key: tensors[key] for key in sorted(tensors, key=_place)}
-
-
-def _place(key: str) -> list[str]:
-    """Layer 10 comes after layer 9."""
-    return [part.zfill(9) if part.isdigit() else part for part in key.split(".")]
+    return {key: tensors[key] for key in sorted(tensors, key=place)}
 
 
 def state_of_module(where: str, model: nn.Module) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bntools.core import arrays, keys, states
+from bntools.core import arrays
 from bntools.core.arrays import read_arrays
 from bntools.norms import SwitchableNorm2d
 from tests.cli import nets
@@ -235,7 +235,3 @@ def test_torch_is_not_imported(folder: Path, form: str) -> None:
     assert run.stderr.splitlines()[-1] == "False False"
     assert "BN026" in run.stdout
     assert "BN026" in (folder / "known.json").read_text("utf-8")
-
-
-def test_the_names_of_wrappers_are_those_of_a_state_dict() -> None:
-    assert (keys.WRAPPERS, keys.COUNTER) == (states.WRAPPERS, states._COUNTER)
