@@ -137,9 +137,7 @@ SAMPLE = [
     "torchvision:shufflenet_v2_x0_5",
     "timm:lcnet_050",
     "timm:levit_128s",
-    "timm:mobilevit_xxs",
     "timm:repghostnet_050",
-    "timm:repvgg_a0",
     "timm:resnetv2_50",
 ]
 

@@ -22,7 +22,7 @@ from tests.laws.graphs import Graph, Recipe, built, example, is_norm, limits
 from tests.laws.oracle import largest
 from tests.laws.test_laws import check_kept, outputs
 
-GRAPHS = int(os.environ.get("BNTOOLS_GRAPHS", "2000"))
+GRAPHS = int(os.environ.get("BNTOOLS_GRAPHS", "1000"))
 PARTS = 16
 
 
