@@ -103,6 +103,11 @@ def write_program(
     if origin is not None:
         if path.suffix != ".onnx":
             raise UsageError(f"{path}: what was an ONNX file stays one", todo="name a .onnx")
+        if surgery.plan.verb != "fold":
+            raise UsageError(
+                f"{path}: only a fold is written back to an ONNX file, this is a {surgery.plan.verb}",
+                todo="do it to the PyTorch model, and export that",
+            )
         return write_back(surgery, origin, path, force=force, certain=certain)
     plan = surgery.plan.to_json()
     if path.suffix == ".onnx":

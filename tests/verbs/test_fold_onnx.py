@@ -529,6 +529,15 @@ def test_an_operator_of_another_domain_is_named(tmp_path: Path) -> None:
     assert refusal.reason.value == "not-captured"
 
 
+def test_only_a_fold_is_written_back(tmp_path: Path) -> None:
+    """The graph of the file would be written as it was, and nobody would notice."""
+    program = bn.load(written(model(*FOLDS["conv"]), tmp_path))
+    surgery = bn.recalibrate(program, [torch.randn(4, 4, 9, 8) * 3])
+    with pytest.raises(bn.UsageError, match="only a fold"):
+        bn.save(surgery, tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+
+
 def test_equal_files_give_equal_bytes(tmp_path: Path) -> None:
     path = written(model([conv("x", "h"), norm("h", "y", "bn")], C8, IMAGE), tmp_path)
     saved = []
