@@ -97,8 +97,6 @@ def write_program(
         PromiseError: if the file computes something else; nothing is written.
         UsageError: if the file is there already.
     """
-    example = surgery.example
-    assert example is not None
     origin = origin_of(surgery.model)
     if origin is not None:
         if path.suffix != ".onnx":
@@ -109,6 +107,8 @@ def write_program(
                 todo="do it to the PyTorch model, and export that",
             )
         return write_back(surgery, origin, path, force=force, certain=certain)
+    example = surgery.example
+    assert example is not None
     plan = surgery.plan.to_json()
     if path.suffix == ".onnx":
         reference = Reference(ModuleSide(surgery.model), list(trials(example)))
