@@ -131,11 +131,8 @@ SINGLE_ONLY = {"torchvision:raft_large": "a grid of coordinates in float32"}
 # Fast and different from one another: dense, depthwise, SE, dilated, 3-D, linear, pre-activation, branches of
 # convolution and BatchNorm side by side, auxiliary heads, one that needs --unsafe.
 SAMPLE = [
-    "torchvision:densenet121",
     "torchvision:googlenet",
     "torchvision:resnet18",
-    "torchvision:shufflenet_v2_x0_5",
-    "timm:lcnet_050",
     "timm:levit_128s",
     "timm:repghostnet_050",
     "timm:resnetv2_50",
@@ -145,9 +142,7 @@ SAMPLE = [
 # Those of which `make test` folds the program as well: an export takes seconds.
 PROGRAM_SAMPLE = [
     "torchvision:resnet18",
-    "timm:levit_128s",
     "timm:repghostnet_050",
-    "timm:repvgg_a0",
 ]
 
 

@@ -53,7 +53,9 @@ def plain(ran: subprocess.CompletedProcess[bytes]) -> None:
     assert ran.stderr == b""
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=pytest.mark.zoo if verb == "fold" else ()) for verb in VERBS]
+)
 def test_an_ascii_terminal_a_name_that_is_none_and_a_working_folder_that_is_read_only(
     saved: Saved, folder: Path, verb: str
 ) -> None:
@@ -118,7 +120,9 @@ Path("found.json").write_text(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb", [pytest.param(verb, marks=pytest.mark.zoo if verb == "fold" else ()) for verb in VERBS]
+)
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved: Saved, folder: Path, verb: str) -> None:
     """A disk of a few pages: the old file, the temporary folder and the weights do not fit, or they do."""
     saved(nets.net(width=400))
@@ -145,6 +149,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved: Saved, folder: 
     assert all("No space left" in line for line in errors)
 
 
+@pytest.mark.zoo  # in `make test` a run is ended before each move, below
 def test_killed_at_any_moment_the_target_is_the_old_file_or_the_new_one() -> None:
     """Eight here; two hundred with ``make kills``."""
     ran = subprocess.run(

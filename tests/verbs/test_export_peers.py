@@ -80,7 +80,10 @@ LEFT: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 }
 
 
-@pytest.mark.parametrize("name", LEFT)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if at in (0, 4) else pytest.mark.zoo) for at, name in enumerate(LEFT)],
+)
 def test_what_the_exporter_leaves_the_runtime_does_not_fuse(name: str, tmp_path: Path) -> None:
     """What can go is gone from the file of bntools, and what cannot stays in both.
 
