@@ -18,7 +18,7 @@ import bntools as bn
 from bntools.errors import CaptureError, PromiseError
 from tests import exported
 from tests.season import season
-from tests.zoo import ENTRIES, takes_a_tensor
+from tests.zoo import ENTRIES, ONLY_EXPORTED, takes_a_tensor
 from tests.zoo_rows import Row
 
 INPUTS = ["2x3x64x64 float32 (given)", "1x3x64x64 float32 (normal redraw, batch of 1)"]
@@ -60,8 +60,9 @@ def line_of(name: str, text: str) -> list[str]:
 def test_the_classifiers_of_torchvision_are_all_there() -> None:
     known = {f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)}
     known |= {"torchvision:mc3_18", "torchvision:r2plus1d_18", "torchvision:r3d_18"}
-    zoo = {entry.name for entry in ENTRIES if takes_a_tensor(entry)}
-    assert {name for name in exported.NAMES if name.startswith("torchvision:")} == known & zoo
+    zoo = {entry.name for entry in (*ENTRIES, *ONLY_EXPORTED) if takes_a_tensor(entry)}
+    assert {name for name in exported.NAMES if name.startswith("torchvision:")} == known
+    assert known <= zoo
 
 
 def test_of_each_family_of_timm_there_is_one() -> None:
@@ -279,3 +280,13 @@ def test_the_section_has_its_place_on_the_page() -> None:
 def test_half_a_section_is_not_written_over(page: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         exported.placed(page, "new")
+
+
+def test_without_a_batchnorm_there_is_no_fold_to_prove() -> None:
+    nothing = ONE | {"bntools": ONE["bntools"] | {"sites": 0, "folded": 0, "proof": "skipped"}}
+    assert (exported.alarms(nothing), exported.is_verified(nothing)) == ("", True)
+    unproven = ONE | {"bntools": ONE["bntools"] | {"proof": "skipped"}}
+    assert exported.alarms(unproven).startswith("proof skipped")
+    assert not exported.is_verified(unproven)
+    unrun = {key: value for key, value in nothing.items() if key != "verify"}
+    assert not exported.is_verified(unrun)
