@@ -21,14 +21,21 @@ if TYPE_CHECKING:
     from bntools.core.surgery import Surgery
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+_GRAPHS = {Kind.ONNX: (".onnx",), Kind.PROGRAM: PROGRAMS}
+"""What holds a graph stays one: the endings for each kind, the usual one first."""
 
 
 def check_output(found: Loaded, asked: Path | None, word: str, *, force: bool, programs: bool = True) -> Path:
     """The path to write to; an error now rather than after the work."""
-    endings = (*_TORCH, ".safetensors", *(PROGRAMS if programs else ()))
-    if found.kind is Kind.ONNX:
-        endings = (".onnx",)
+    graph, endings = _graph(found), (*_TORCH, ".safetensors", *(PROGRAMS if programs else ()))
+    if graph and asked is not None and asked.suffix not in graph:
+        raise UsageError(f"{asked}: what was a program stays one", todo=f"name a {' or '.join(graph)}")
     return _checked(asked or _beside(found, word), endings, force)
+
+
+def _graph(found: Loaded) -> tuple[str, ...]:
+    """The endings of what holds a graph and not only weights for an architecture; none for all else."""
+    return _GRAPHS.get(found.kind, ()) if found.spec is None else ()
 
 
 def check_onnx(found: Loaded, asked: Path | None, *, force: bool) -> Path:
@@ -106,8 +113,8 @@ def _beside(found: Loaded, word: str) -> Path:
     if found.path is None:
         return Path(f"{(found.spec or 'model').rpartition(':')[2]}.{word}.pt")
     suffix = ".safetensors" if found.kind is Kind.SAFETENSORS else found.path.suffix
-    if found.kind is Kind.ONNX:
-        suffix = ".onnx"
+    if graph := _graph(found):
+        suffix = graph[0]
     elif found.kind is not Kind.SAFETENSORS and suffix not in _TORCH:
         suffix = ".pt"  # what a file is, is told by its content: a torch file may have any name
     stem = found.path.stem.removesuffix(".frozen") if word == "unfrozen" else found.path.stem

@@ -92,7 +92,7 @@ def fold(
     with sink("fold", opening.form(context), quiet, verbose, traceback) as out:
         opening.check_file(model)
         from bntools.cli import reports, text
-        from bntools.cli.files import check_output
+        from bntools.cli.files import check_output, write
         from bntools.core.exact import copied
         from bntools.core.latency import measure
         from bntools.core.programfile import PROGRAMS
@@ -101,8 +101,7 @@ def fold(
         out.step("loading")
         found = opening.load(context, model, graphs=True)
         loading = Loading(model, found.what, found.unsafe)
-        named = opening.beside_program(found, output, "folded")
-        target = check_output(found, named, "folded", force=force or dry_run)
+        target = check_output(found, output, "folded", force=force or dry_run)
         program = target.suffix in PROGRAMS
         opening.set_mode(found, keep_mode, out)
         original = copied(found.model) if benchmark and not dry_run else None
@@ -126,7 +125,7 @@ def fold(
         written = None
         if failure is None and not dry_run and (plan.changes or output is not None):
             out.step("writing")
-            written, failure = opening.write(found, surgery, target, force=force, certain=strict)
+            written, failure = write(found, surgery, target, force=force, certain=strict)
         example = f"{surgery.example} ({surgery.example.origin})" if surgery.example else ""
 
         def screen(console: Console) -> None:

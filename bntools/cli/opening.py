@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from bntools.cli.facts import Failure, Output
+from bntools.cli.facts import Failure
 from bntools.cli.options import Format
 from bntools.cli.render import Sink, failure_of
 from bntools.errors import CaptureError, PromiseError, UnsafeError, UsageError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # they import torch
     from bntools.core.example import Example
     from bntools.core.plan import Plan
     from bntools.core.source import Loaded, State
-    from bntools.core.surgery import Surgery
 
 _SOURCES = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP", "DEFAULT")
 
@@ -130,39 +129,6 @@ def set_mode(found: Loaded, keep: bool, out: Sink) -> None:
     if found.model.training and not keep:
         found.model.eval()
         out.note("the model was in training mode and was put in eval mode (--keep-mode leaves it)")
-
-
-def beside_program(found: Loaded, asked: Path | None, word: str) -> Path | None:
-    """What a program is written to: it stays one. For all else, what was asked for."""
-    from bntools.core.programfile import PROGRAMS
-    from bntools.core.revive import program_of
-
-    if program_of(found.model) is None or found.path is None:
-        return asked
-    if asked is not None and asked.suffix not in PROGRAMS:
-        raise UsageError(f"{asked}: what was a program stays one", todo="name a .pt2 or .onnx")
-    return asked or found.path.with_name(f"{found.path.stem}.{word}.pt2")
-
-
-def write(
-    found: Loaded, surgery: Surgery[Any], path: Path, *, force: bool, certain: bool
-) -> tuple[Output | None, Failure | None]:
-    """Write the changed model, what was a program as one: what was written, or why nothing was."""
-    from bntools.cli import files
-    from bntools.core.reprogram import open_axes, write_again
-    from bntools.core.revive import program_of
-    from bntools.core.verify import Verdict
-
-    program = program_of(found.model)
-    if program is None or found.path is None:
-        return files.write(found, surgery, path, force=force, certain=certain)
-    axes = open_axes(program, found.model)
-    check = write_again(surgery, axes, path, force=force, certain=certain)
-    if check is not None and certain and check.verdict is not Verdict.PASSED:
-        return None, Failure(f"the file's check is {check.verdict}: {check.why}", "nothing was written", 5)
-    what = "an ONNX model" if path.suffix == ".onnx" else "an exported program"
-    size, before = path.stat().st_size, found.path.stat().st_size
-    return Output(str(path), f"{what}, with its plan", size, before, check), None
 
 
 def example(context: typer.Context, found: Loaded) -> Example | None:

@@ -113,3 +113,53 @@ def two_rows(example: Example) -> Example:
 
 def _tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
+def open_axes(program: torch.export.ExportedProgram, module: nn.Module) -> Axes:
+    """The axes that a program leaves open, as they are asked for when it is exported again.
+
+    Args:
+        program: from `torch.export.export`, or from a file.
+        module: the same as a module, which gives the arguments their names.
+    """
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    names = program.graph_signature.user_inputs
+    leaves = [values.get(name) if isinstance(name, str) else name for name in names]
+    spec = program.call_spec.in_spec
+    if spec is None or spec.num_leaves != len(leaves):
+        return Axes()
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    named = dict(zip(inspect.signature(module.forward).parameters, args, strict=False)) | dict(kwargs)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    rows = {str(t.shape[0]) if t.ndim and not isinstance(t.shape[0], int) else "" for t in tensors}
+    batch = len(rows) == 1 and "" not in rows
+    labels = dict.fromkeys(rows, BATCH) if batch else {}
+    axes = {name: _open(name, value, labels) for name, value in named.items()}
+    if batch:
+        axes = {name: {axis: of[axis] for axis in of if axis} for name, of in axes.items()}
+    return Axes(batch, {name: of for name, of in axes.items() if of})
+
+
+def asked_for(known: Axes, asked: Axes) -> Axes:
+    """The open axes of a program, without the first if a fixed batch is asked for, and with others."""
+    named = {name: {a: of[a] for a in of if a or asked.batch} for name, of in known.named.items()}
+    for name, more in asked.named.items():
+        named[name] = {**named.get(name, {}), **more}
+    return Axes(known.batch and asked.batch, {name: of for name, of in named.items() if of})
+
+
+def _open(name: str, value: Any, labels: dict[str, str]) -> dict[int, str]:
+    """The axes that are open in every tensor of an argument, and what they are called: by their symbols."""
+    found = [
+        {axis: size for axis, size in enumerate(t.shape) if not isinstance(size, int)}
+        for t in _tensors(value)
+    ]
+    shared = {axis for axis in found[0] if all(axis in each for each in found)} if found else set()
+    return {axis: _label(name, axis, str(found[0][axis]), labels) for axis in sorted(shared)}
+
+
+def _label(name: str, axis: int, symbol: str, labels: dict[str, str]) -> str:
+    if symbol not in labels:
+        wish = BATCH if axis == 0 else f"axis{axis}"
+        labels[symbol] = wish if wish not in labels.values() else f"{name}_{wish}"
+    return labels[symbol]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bntools.core.atomic import replacing_with
 from bntools.core.headers import is_onnx
 from bntools.errors import SourceError, UnsafeError
 
@@ -50,6 +51,42 @@ def lay_out(proto: Any, folder: Path, name: str, external: bool | None) -> tuple
     return path, weights
 
 
+def put_in_place(
+    proto: Any, path: Path, external: bool | None, *, force: bool, judge: Callable[[Path], bool]
+) -> tuple[Path | None, bool]:
+    """Write a model where it cannot be seen, and move it to its place if it is good.
+
+    Args:
+        proto: loses its weights where they are external.
+        path: where to.
+        external: as for `lay_out`.
+        force: replace a file that is there, and the weights that it named if bntools gave them their name.
+        judge: gets the file with its weights beside it, and says whether it may go; what it raises goes on.
+
+    Returns:
+        the path of its weights, None if they are inside; and whether it went.
+
+    Raises:
+        UsageError: if the file is there already.
+    """
+    before, weights = weights_before(path), None
+    try:
+        with replacing_with(path, force=force) as folder:
+            file, weights = lay_out(proto, folder, path.name, external)
+            if not judge(file):
+                raise _HeldBack
+    except _HeldBack:
+        pass
+    else:
+        forget_old(path, before, weights)
+        return path.with_name(weights.name) if weights else None, True
+    return path.with_name(weights.name) if weights else None, False
+
+
+class _HeldBack(Exception):  # noqa: N818  (it is no error, but the way out of a block that would write)
+    pass
+
+
 def read_proto(path: Path) -> Any:
     """What stands in an ONNX file, without the weights that lie beside it.
 
@@ -79,6 +116,19 @@ def weights_of(path: Path) -> list[Path]:
             if entry.key == "location":
                 found[entry.value] = _beside(path, entry.value)
     return list(found.values())
+
+
+def ensure_weights(path: Path) -> list[Path]:
+    """`weights_of`, each of them there.
+
+    Raises:
+        SourceError: if one is not; other errors as for `weights_of`.
+    """
+    found = weights_of(path)
+    for weights in found:
+        if not weights.exists():
+            raise SourceError(f"{path}: its weights are not there: {weights.name}", todo="copy both files")
+    return found
 
 
 def forget_old(path: Path, before: list[Path], kept: Path | None) -> None:

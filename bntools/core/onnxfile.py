@@ -16,7 +16,7 @@ from bntools.core.capture import first_line, in_a_line
 from bntools.core.quiet import quiet
 from bntools.errors import CaptureError, UsageError
 
-_NORM = "BatchNormalization"
+NORM = "BatchNormalization"
 _TRACE = "pkg.torch.onnx.stack_trace"
 
 
@@ -60,7 +60,7 @@ class Graph:
     @property
     def norms(self) -> int:
         """How many BatchNorms it has."""
-        return self.nodes.get(_NORM, 0)
+        return self.nodes.get(NORM, 0)
 
 
 def translate(program: torch.export.ExportedProgram, form: Form) -> Any:
@@ -180,7 +180,7 @@ def ensure_sound(path: Path, proto: Any, norms: int | None) -> None:
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise CaptureError(f"the exported model has two {what}s of the name {twice[0]!r}")
-    left = sum(node.op_type == _NORM for node in proto.graph.node)
+    left = sum(node.op_type == NORM for node in proto.graph.node)
     if norms is not None and left > norms:
         raise CaptureError(f"the exported model has {left} BatchNorms, its program {norms}")
 

@@ -24,7 +24,7 @@ _GROWS = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize
 
 
 class OnnxGraph:
-    """The graph of a file, its constants worked out; see `bntools.core.onnxhosts.Known`.
+    """The graph of a file, its constants worked out.
 
     Args:
         source: the file.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from bntools.core.operator import Input, Operator
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from bntools.core.onnxgraph import OnnxGraph
 
 _ELEMENTWISE = frozenset({"Mul", "Div", "Add", "Sub"})
 
@@ -70,20 +72,7 @@ class Lowered:
     edges: Attributes | None = None
 
 
-class Known(Protocol):
-    """What is known of the values of a graph."""
-
-    def constant(self, value: ir.Value | None) -> np.ndarray | None:
-        """Its numbers, if no input of the model has a say in them."""
-
-    def rank(self, value: ir.Value | None) -> int | None:
-        """How many axes it has."""
-
-    def only_reader(self, value: ir.Value) -> ir.Node | None:
-        """The one node that reads it, if there is but one and the model does not return it."""
-
-
-def lowered(node: ir.Node, a: Attributes, known: Known) -> Lowered | None:
+def lowered(node: ir.Node, a: Attributes, known: OnnxGraph) -> Lowered | None:
     """The operator that a node stands for, None if it is none of these, or not in a way that is known."""
     make = MAKERS.get(node.op_type)
     made = make(node, a, known) if make is not None else None
@@ -95,7 +84,7 @@ def _tensor(array: np.ndarray) -> torch.nn.Parameter:
 
 
 def _own(
-    node: ir.Node, known: Known, names: Mapping[str, int], reads: list[ir.Value | None]
+    node: ir.Node, known: OnnxGraph, names: Mapping[str, int], reads: list[ir.Value | None]
 ) -> tuple[dict[str, Tensor | None], dict[str, Any], dict[str, Slot]] | None:
     """The tensors of a node by the operator's names: constants as its own, others as values that it reads."""
     own: dict[str, Tensor | None] = {}
@@ -116,7 +105,7 @@ def _own(
     return own, args, slots
 
 
-def _conv(node: ir.Node, a: Attributes, known: Known) -> Lowered | None:
+def _conv(node: ir.Node, a: Attributes, known: OnnxGraph) -> Lowered | None:
     reads = [node.inputs[0]]
     found = _own(node, known, {"weight": 1, "bias": 2}, reads)
     rank, weight = known.rank(node.inputs[1]), known.constant(node.inputs[1])
@@ -150,7 +139,7 @@ def _conv(node: ir.Node, a: Attributes, known: Known) -> Lowered | None:
     return Lowered(operator, tuple(reads), Place((node,), slots), dict(a) if unlike else None)
 
 
-def _gemm(node: ir.Node, a: Attributes, known: Known) -> Lowered | None:
+def _gemm(node: ir.Node, a: Attributes, known: OnnxGraph) -> Lowered | None:
     """``α·x·B + β·c``: with α in the weight and β in the bias it is a linear layer."""
     weight = known.constant(node.inputs[1])
     value = node.inputs[2] if len(node.inputs) > 2 else None
@@ -174,7 +163,7 @@ def _gemm(node: ir.Node, a: Attributes, known: Known) -> Lowered | None:
     return _linear(own, node, Place((node,), slots))
 
 
-def _matmul(node: ir.Node, a: Attributes, known: Known) -> Lowered | None:
+def _matmul(node: ir.Node, a: Attributes, known: OnnxGraph) -> Lowered | None:
     """With a matrix behind it, and with the addition of a row if there is one, it is a linear layer."""
     weight, rank = known.constant(node.inputs[1]), known.rank(node.inputs[0])
     if weight is None or weight.ndim != 2 or weight.dtype.kind != "f" or rank is None or rank < 2:
@@ -196,7 +185,7 @@ def _linear(own: Mapping[str, Tensor | None], node: ir.Node, place: Place) -> Lo
     return Lowered(operator, (node.inputs[0],), place)
 
 
-def _norm(node: ir.Node, a: Attributes, known: Known) -> Lowered | None:
+def _norm(node: ir.Node, a: Attributes, known: OnnxGraph) -> Lowered | None:
     reads = [node.inputs[0]]
     names = {"weight": 1, "bias": 2, "running_mean": 3, "running_var": 4}
     found = _own(node, known, names, reads)
@@ -218,7 +207,7 @@ def _norm(node: ir.Node, a: Attributes, known: Known) -> Lowered | None:
     return Lowered(operator, tuple(reads), Place((node,), slots))
 
 
-def _spelt(node: ir.Node, known: Known) -> Lowered | None:
+def _spelt(node: ir.Node, known: OnnxGraph) -> Lowered | None:
     """``y = s·x + t`` by channels, as products and sums with constants in a row."""
     step = _step(node, None, known)
     if step is None:
@@ -251,7 +240,7 @@ def _spelt(node: ir.Node, known: Known) -> Lowered | None:
 
 
 def _step(
-    node: ir.Node, x: ir.Value | None, known: Known
+    node: ir.Node, x: ir.Value | None, known: OnnxGraph
 ) -> tuple[ir.Value, np.ndarray, np.ndarray, str] | None:
     """A product or a sum of a value with a constant for each channel: the value, its scale and its shift."""
     if node.op_type not in _ELEMENTWISE or node.domain not in ("", "ai.onnx") or len(node.inputs) != 2:

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from bntools.core.onnxfile import NORM
 from bntools.core.onnxgraph import OnnxGraph
 from bntools.core.onnxhosts import Lowered, Place, Slot, lowered
 from bntools.core.onnxnames import argument, path_of, plain, shown, site_of
 from bntools.core.onnxnode import Constant, Node
 from bntools.core.onnxops import ARITHMETIC, RULES
-from bntools.core.onnxread import NORM, STANDARD, Source, graphs_of, norms_inside, read_onnx
+from bntools.core.onnxread import STANDARD, Source, graphs_of, norms_inside, read_onnx
 from bntools.core.onnxwindows import padded
 from bntools.core.opaque import packed
 from bntools.core.plan import Refusal

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from bntools.core.onnxread import NORM
+from bntools.core.onnxfile import NORM
 from bntools.core.plan import Site
 from bntools.core.program import RESERVED
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bntools.core.capture import first_line
-from bntools.core.external import read_proto, weights_of
-from bntools.core.onnxfile import opset_of
+from bntools.core.external import ensure_weights, read_proto
+from bntools.core.onnxfile import NORM, opset_of
 from bntools.errors import CaptureError, SourceError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-NORM = "BatchNormalization"
 STANDARD = ("", "ai.onnx")
 _MOST = 100_000
 _OLDEST = 7
@@ -61,10 +60,7 @@ def read_onnx(path: Path) -> Source:
     """
     import onnx_ir as ir
 
-    external = weights_of(path)
-    for weights in external:
-        if not weights.exists():
-            raise SourceError(f"{path}: its weights are not there: {weights.name}", todo="copy both files")
+    external = ensure_weights(path)
     proto = read_proto(path)
     if not all(isinstance(name, str) for name in _names(proto)):
         raise SourceError(f"{path}: a damaged ONNX file: a name in it is no text", todo="export it again")

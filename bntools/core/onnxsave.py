@@ -9,25 +9,20 @@ from typing import Any
 
 from torch import fx
 
-from bntools.core.atomic import replacing_with
 from bntools.core.capture import first_line
 from bntools.core.child import LIMIT, Runtime
-from bntools.core.external import forget_old, lay_out, weights_before
+from bntools.core.external import put_in_place
+from bntools.core.onnxfile import NORM
 from bntools.core.onnxmodel import Origin, program_of
-from bntools.core.onnxread import NORM, STANDARD
+from bntools.core.onnxread import STANDARD
 from bntools.core.onnxwrite import rewritten
 from bntools.core.runtime import check
 from bntools.core.sides import FileSide, ModuleSide
+from bntools.core.sniff import ARTEFACT_KEY
 from bntools.core.surgery import Surgery
 from bntools.core.trials import trials
 from bntools.core.verify import Report, Verdict
 from bntools.errors import PromiseError
-
-KEY = "bntools"
-
-
-class _NotCertain(Exception):  # noqa: N818  (it is no error, but the way out of a block that would write)
-    pass
 
 
 def write_back(
@@ -66,39 +61,37 @@ def write_back(
     assert example is not None
     source = origin.source
     proto = rewritten(program, surgery.plan, origin)
-    entry = next((e for e in proto.metadata_props if e.key == KEY), None) or proto.metadata_props.add()
-    entry.key, entry.value = KEY, surgery.plan.to_json()
-    before = weights_before(path)
-    reference = ModuleSide(program_of(source))
-    examples = list(trials(example))
-    try:
-        with Runtime(limit) as runtime:
-            progress("running the file in ONNX Runtime")
-            old = check(reference, FileSide(source.path, runtime), examples)
-            if old.verdict is Verdict.FAILED:
+    entry = next((e for e in proto.metadata_props if e.key == ARTEFACT_KEY), None)
+    entry = entry or proto.metadata_props.add()
+    entry.key, entry.value = ARTEFACT_KEY, surgery.plan.to_json()
+    reference, examples = ModuleSide(program_of(source)), list(trials(example))
+    with Runtime(limit) as runtime:
+        progress("running the file in ONNX Runtime")
+        old = check(reference, FileSide(source.path, runtime), examples)
+        if old.verdict is Verdict.FAILED:
+            raise PromiseError(
+                f"{source.path}: as it is, ONNX Runtime does not compute what its graph says: {old.why}",
+                todo="nothing was written; look with `bntools verify`",
+                report=old,
+            )
+        report = old
+
+        def judge(file: Path) -> bool:
+            nonlocal report
+            _ensure_sound(file, proto, len(surgery.plan.refusals))
+            progress("running the folded file in ONNX Runtime")
+            report = check(reference, FileSide(file, runtime), examples)
+            if report.verdict is Verdict.FAILED and old.verdict is Verdict.PASSED:
                 raise PromiseError(
-                    f"{source.path}: as it is, ONNX Runtime does not compute what its graph says: {old.why}",
-                    todo="nothing was written; look with `bntools verify`",
-                    report=old,
+                    f"{path}: ONNX Runtime computes something else: {report.why}",
+                    todo="nothing was written",
+                    report=report,
                 )
-            with replacing_with(path, force=force) as folder:
-                file, weights = lay_out(proto, folder, path.name, True if source.external else None)
-                _ensure_sound(file, proto, len(surgery.plan.refusals))
-                progress("running the folded file in ONNX Runtime")
-                report = check(reference, FileSide(file, runtime), examples)
-                if report.verdict is Verdict.FAILED and old.verdict is Verdict.PASSED:
-                    raise PromiseError(
-                        f"{path}: ONNX Runtime computes something else: {report.why}",
-                        todo="nothing was written",
-                        report=report,
-                    )
-                if old.verdict is not Verdict.PASSED:
-                    report = replace(report, verdict=old.verdict, why=f"the file as it was: {old.why}")
-                if certain and report.verdict is not Verdict.PASSED:
-                    raise _NotCertain
-    except _NotCertain:
-        return report
-    forget_old(path, before, weights)
+            if old.verdict is not Verdict.PASSED:
+                report = replace(report, verdict=old.verdict, why=f"the file as it was: {old.why}")
+            return not certain or report.verdict is Verdict.PASSED
+
+        put_in_place(proto, path, True if source.external else None, force=force, judge=judge)
     return report
 
 

@@ -84,7 +84,7 @@ class _Writer:
         bias = getattr(module, "bias", None)
         if "bias" in place.slots or bias is None:
             return y
-        return self._behind(self.nodes[place.nodes[0]], "Add", _array(bias))  # a product has no bias
+        return self._added(self.nodes[place.nodes[0]], _array(bias))  # a product has no bias
 
     def _spelt(self, module: nn.Module, place: Place, y: ir.Value) -> ir.Value:
         """A BatchNorm that was spelt out, with another scale and shift: one product and one sum."""
@@ -106,16 +106,16 @@ class _Writer:
         self._replace(y, values[-1])
         return values[-1]
 
-    def _behind(self, node: ir.Node, op: str, array: np.ndarray) -> ir.Value:
-        """A new node right behind another, that all who read that one read now."""
+    def _added(self, node: ir.Node, bias: np.ndarray) -> ir.Value:
+        """The addition of a bias right behind a node, that all who read that one read now."""
         import onnx_ir as ir
 
         out = node.outputs[0]
-        stem = node.name or out.name or op
-        new = ir.Value(name=self._name(f"{out.name}_{op.lower()}"), shape=out.shape, type=out.type)
+        stem = node.name or out.name
+        new = ir.Value(name=self._name(f"{out.name}_add"), shape=out.shape, type=out.type)
         self._replace(out, new)
-        with_it = self._initializer(f"{stem}.{'bias' if op == 'Add' else 'scale'}", array)
-        node.append(ir.Node("", op, [out, with_it], outputs=[new], name=f"{stem}_{op.lower()}"))
+        row = self._initializer(f"{stem}.bias", bias)
+        node.append(ir.Node("", "Add", [out, row], outputs=[new], name=f"{stem}_add"))
         return new
 
     def _sum(self, module: Operator, values: list[ir.Value], path: str) -> ir.Value:

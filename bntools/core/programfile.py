@@ -10,20 +10,21 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from bntools.core.atomic import replacing, replacing_with
+from bntools.core.atomic import replacing
 from bntools.core.child import LIMIT, Runtime
 from bntools.core.example import Example
-from bntools.core.external import forget_old, lay_out, size_of, weights_before
+from bntools.core.external import put_in_place, size_of
 from bntools.core.observe import difference, observe
 from bntools.core.onnxfile import Form, Graph, ensure_sound, graph_of, polish_, translate
 from bntools.core.onnxmodel import origin_of
-from bntools.core.onnxsave import KEY, write_back
+from bntools.core.onnxsave import write_back
 from bntools.core.operator import Operator
 from bntools.core.places import in_file
 from bntools.core.program import exported
 from bntools.core.quiet import quiet
 from bntools.core.runtime import check
 from bntools.core.sides import FileSide, ModuleSide
+from bntools.core.sniff import ARTEFACT_KEY
 from bntools.core.surgery import Surgery
 from bntools.core.traced import Traced
 from bntools.core.trials import trials
@@ -111,17 +112,17 @@ def write_program(
     assert example is not None
     plan = surgery.plan.to_json()
     if path.suffix == ".onnx":
-        reference = Reference(ModuleSide(surgery.model), list(trials(example)))
+        reference, form = Reference(ModuleSide(surgery.model), list(trials(example))), Form(axes=surgery.axes)
         return write_onnx(
-            surgery.model, example, path, Form(), reference, plan=plan, force=force, certain=certain
+            surgery.model, example, path, form, reference, plan=plan, force=force, certain=certain
         ).check
-    program = exported(surgery.model, example)
+    program = exported(surgery.model, example, surgery.axes)
     _check_same(program.module(check_guards=False), surgery.model, example)
     for node in program.graph.nodes:  # they name the files of whoever wrote this
         for name in _NAMES:
             node.meta.pop(name, None)
     with replacing(path, force=force) as part, part.open("wb") as file, quiet():
-        torch.export.save(program, file, extra_files={KEY: plan})
+        torch.export.save(program, file, extra_files={ARTEFACT_KEY: plan})
     return None
 
 
@@ -161,36 +162,27 @@ def write_onnx(
     progress("translating it to ONNX")
     made = translate(program, form)
     proto = made.model_proto
-    polish_(proto, form, {KEY: plan} if plan is not None else {})
+    polish_(proto, form, {ARTEFACT_KEY: plan} if plan is not None else {})
     graph = graph_of(proto, size_of(proto))
-    before = weights_before(path)
-    result = Written(Report(Verdict.SKIPPED, why="verification was switched off"), graph)
-    try:
-        with replacing_with(path, force=force) as folder:
-            progress("checking the file")
-            file, weights = lay_out(proto, folder, path.name, form.external)
-            ensure_sound(file, proto, sum(_is_norm(module) for module in model.modules()))
-            result = replace(result, weights=path.with_name(weights.name) if weights else None)
-            if reference is not None:
-                progress("running it in ONNX Runtime")
-                report = _run(file, made.exported_program, reference)
-                result = replace(result, check=report)
-                if report.verdict is Verdict.FAILED:
-                    raise PromiseError(
-                        f"{path}: ONNX Runtime computes something else: {report.why}{_at(report)}",
-                        todo="nothing was written; write to .pt2, or try another opset",
-                        report=report,
-                    )
-            if certain and result.check.verdict is not Verdict.PASSED:
-                raise _NotCertain
-    except _NotCertain:
-        return replace(result, there=False)
-    forget_old(path, before, weights)
-    return result
+    report = Report(Verdict.SKIPPED, why="verification was switched off")
 
+    def judge(file: Path) -> bool:
+        nonlocal report
+        progress("checking the file")
+        ensure_sound(file, proto, sum(_is_norm(module) for module in model.modules()))
+        if reference is not None:
+            progress("running it in ONNX Runtime")
+            report = _run(file, made.exported_program, reference)
+            if report.verdict is Verdict.FAILED:
+                raise PromiseError(
+                    f"{path}: ONNX Runtime computes something else: {report.why}{_at(report)}",
+                    todo="nothing was written; write to .pt2, or try another opset",
+                    report=report,
+                )
+        return not certain or report.verdict is Verdict.PASSED
 
-class _NotCertain(Exception):  # noqa: N818  (it is no error, but the way out of a block that would write)
-    pass
+    weights, there = put_in_place(proto, path, form.external, force=force, judge=judge)
+    return Written(report, graph, weights, there)
 
 
 def _run(file: Path, program: torch.export.ExportedProgram, reference: Reference) -> Report:

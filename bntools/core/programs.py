@@ -100,19 +100,12 @@ def fold_program(
     """
     progress("capturing")
     seen = capture(model, example)
-    if origin_of(model) is not None:  # it is a program already
-        progress("looking")
-        program, work = _work_on(model, seen, example)
-    else:
-        progress("exporting")
-        program = atomised(exported(written_plainly(model, seen), example, axes))
-        progress("looking")
-        work = _planned(seen, program, example, _unanswered(seen, program))
-        if verify:
-            progress("comparing the program with the model")
-            _check_export(model, program, example)
+    program, work = _work_on(model, seen, example, axes, progress)
+    if verify and origin_of(model) is None:
+        progress("comparing the program with the model")
+        _check_export(model, program, example)
     if not work.whole.edits:
-        return Surgery(program, work.whole, Report(Verdict.SKIPPED, why="nothing was changed"), example)
+        return Surgery(program, work.whole, Report(Verdict.SKIPPED, why="nothing was changed"), example, axes)
     proof = (
         prove(program, Change(work.whole, _seen(work), work.make, work.forget), example, progress)
         if verify
@@ -128,7 +121,7 @@ def fold_program(
             tensor.copy_(exact[key])
     if proof is None:
         report = Report(Verdict.SKIPPED, why="verification was switched off")
-        return Surgery(program, work.whole, report, example)
+        return Surgery(program, work.whole, report, example, axes)
     progress("running the folded program")
     report = proof.judge(program)
     if report.verdict is Verdict.FAILED:
@@ -137,28 +130,35 @@ def fold_program(
             todo="nothing was changed",
             report=report,
         )
-    return Surgery(program, work.whole, report, example)
+    return Surgery(program, work.whole, report, example, axes)
 
 
-def plan_program(model: nn.Module, seen: Capture, example: Example) -> Plan:
-    """The plan for a program that comes from a file, and that is only looked at.
+def plan_program(model: nn.Module, seen: Capture, example: Example, axes: Axes = _BATCH) -> Plan:
+    """The plan of `fold_program`, without carrying it out; errors as for that.
 
     Args:
-        model, seen: the program, and one run of it on *example*.
+        model, seen: the model, and one run of it on *example*.
+        example, axes: as for `fold_program`.
     """
-    return _work_on(model, seen, example)[1].whole
+    return _work_on(model, seen, example, axes, lambda step: None)[1].whole
 
 
-def _work_on(model: nn.Module, seen: Capture, example: Example) -> tuple[fx.GraphModule, _Work]:
-    """A copy of a program that comes from a file, and what is to be done to it."""
+def _work_on(
+    model: nn.Module, seen: Capture, example: Example, axes: Axes, progress: Callable[[str], None]
+) -> tuple[fx.GraphModule, _Work]:
+    """The program of a model, and what is to be done to it."""
     origin = origin_of(model)
-    assert origin is not None
-    program = copied(model)
-    assert isinstance(program, fx.GraphModule)
-    unanswered = (*find_sites(seen)[1], *origin.refusals)
-    work = _planned(seen, program, example, unanswered)
+    if origin is None:
+        progress("exporting")
+        program = atomised(exported(written_plainly(model, seen), example, axes))
+        progress("looking")
+        return program, _planned(seen, program, example, _unanswered(seen, program))
+    twin = copied(model)  # it is a program already
+    assert isinstance(twin, fx.GraphModule)
+    progress("looking")
+    work = _planned(seen, twin, example, (*find_sites(seen)[1], *origin.refusals))
     notes = (*origin.source.notes, *work.whole.notes)
-    return program, replace(work, whole=replace(work.whole, notes=notes))
+    return twin, replace(work, whole=replace(work.whole, notes=notes))
 
 
 def _planned(

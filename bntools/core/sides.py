@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from bntools.core.child import Runtime, Session
 from bntools.core.exact import copied, exact_copy
 from bntools.core.example import Example
-from bntools.core.external import read_proto, weights_of
+from bntools.core.external import ensure_weights, read_proto
 from bntools.core.observe import observe
-from bntools.errors import CaptureError, SourceError
+from bntools.errors import CaptureError
 
 Outputs = Sequence[Tensor]
 
@@ -80,11 +80,7 @@ class FileSide:
 
     def __init__(self, path: Path, runtime: Runtime) -> None:
         self.path, self.runtime = path, runtime
-        for weights in weights_of(path):
-            if not weights.exists():
-                raise SourceError(
-                    f"{path}: its weights are not there: {weights.name}", todo="copy both files"
-                )
+        ensure_weights(path)
         self.proto = read_proto(path)
         given = {each.name for each in self.proto.graph.initializer}
         self.inputs = [each for each in self.proto.graph.input if each.name not in given]

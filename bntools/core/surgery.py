@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from bntools.core.axes import Axes
 from bntools.core.compute import get_tensor
 from bntools.core.exact import copied
 from bntools.core.example import Example
@@ -29,12 +30,14 @@ class Surgery(Generic[R]):
         plan: every site, edited or refused.
         report: the measurement: a `bntools.Report`, or a `bntools.Drift` of what was recalibrated.
         example: the input that the plan was made on, None if there was none.
+        axes: those that a program leaves open.
     """
 
     model: nn.Module
     plan: Plan
     report: R
     example: Example | None = field(default=None)
+    axes: Axes = field(default_factory=Axes)
 
 
 def operate(

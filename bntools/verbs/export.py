@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bntools.core.axes import Axes, two_rows
+from bntools.core.axes import Axes, asked_for, open_axes, two_rows
 from bntools.core.capture import capture, check_eager, in_a_line
 from bntools.core.child import LIMIT
 from bntools.core.exact import exact, exact_copy
@@ -25,7 +25,6 @@ from bntools.core.program import atomised, exported, in_training
 from bntools.core.programfile import Reference, write_onnx
 from bntools.core.programs import fold_program
 from bntools.core.reasons import Reason
-from bntools.core.reprogram import asked_for, open_axes
 from bntools.core.revive import taken
 from bntools.core.sides import ModuleSide
 from bntools.core.spelt import written_plainly

@@ -8,14 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from bntools.core.axes import Axes
+from bntools.core.axes import Axes, open_axes
 from bntools.core.capture import check_eager
 from bntools.core.example import Example
 from bntools.core.guess import guess
 from bntools.core.onnxmodel import origin_of
 from bntools.core.planning import plan_folds
 from bntools.core.programs import fold_program
-from bntools.core.reprogram import open_axes
 from bntools.core.revive import taken
 from bntools.core.surgery import Surgery, operate
 from bntools.core.verify import Report

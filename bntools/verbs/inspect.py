@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bntools.core.arrays import Stored
+from bntools.core.axes import open_axes
 from bntools.core.capture import capture, check_eager
 from bntools.core.example import Example
 from bntools.core.guess import guess
@@ -18,8 +19,7 @@ from bntools.core.onnxmodel import origin_of
 from bntools.core.plan import Plan
 from bntools.core.planning import plan_folds, plan_of
 from bntools.core.program import atomised
-from bntools.core.programs import fold_program, plan_program
-from bntools.core.reprogram import open_axes
+from bntools.core.programs import plan_program
 from bntools.core.revive import taken
 from bntools.errors import CaptureError
 from bntools.findings.census import Census as Census
@@ -88,7 +88,7 @@ def _of_program(
 ) -> Plan:
     """The plan of a fold, which finds more than *plan*; that one where the program is refused."""
     try:
-        return fold_program(module, example, axes=open_axes(program, module), verify=False).plan
+        return plan_program(module, capture(module, example), example, open_axes(program, module))
     except CaptureError as error:
         return replace(plan, notes=(*plan.notes, f"it cannot be folded: {error.message}"))
 

@@ -16,6 +16,7 @@ import onnx
 import pytest
 from torch import nn
 
+from bntools.core import external as beside
 from bntools.core import programfile
 from tests.cli import nets
 from tests.cli.conftest import ROOT, Run, digests
@@ -194,7 +195,7 @@ def test_a_full_disk_leaves_the_old_file(
     before = digests(folder)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for external in ((), ("--external-data",)):
-        lay_out = programfile.lay_out
+        lay_out = beside.lay_out
 
         def limited(*args: Any, lay_out: Any = lay_out) -> Any:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
@@ -204,7 +205,7 @@ def test_a_full_disk_leaves_the_old_file(
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         with monkeypatch.context() as patch:
-            patch.setattr(programfile, "lay_out", limited)
+            patch.setattr(beside, "lay_out", limited)
             ran = run("export", "model.pt", *ON, "--force", "--no-compare", *external)
         assert ran.code == 2, ran.err
         assert "cannot be written" in ran.err

@@ -13,11 +13,10 @@ from torch.utils import _pytree as pytree
 
 import bntools as bn
 from bntools.core.aten import ATEN, SIZES
-from bntools.core.axes import Axes
+from bntools.core.axes import Axes, asked_for, open_axes
 from bntools.core.payloads import constants_of, type_of, weights_of
 from bntools.core.program_safety import TYPES
 from bntools.core.pt2 import read_program_file
-from bntools.core.reprogram import asked_for, open_axes
 from bntools.core.revive import revive
 from bntools.core.source import load, state_of
 from bntools.errors import SourceError

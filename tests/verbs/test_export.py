@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import bntools as bn
 from bntools.core import atomic, programfile
+from bntools.core import external as beside
 from bntools.core.names import tensors_of
 from bntools.norms import SwitchableNorm2d
 from tests.season import season
@@ -637,9 +638,9 @@ def test_what_is_killed_leaves_nothing_half_written(tmp_path: Path, monkeypatch:
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    for name in ("check", "ensure_sound", "lay_out"):
+    for home, name in ((programfile, "check"), (programfile, "ensure_sound"), (beside, "lay_out")):
         with monkeypatch.context() as patch:
-            patch.setattr(programfile, name, interrupt)
+            patch.setattr(home, name, interrupt)
             with pytest.raises(KeyboardInterrupt):
                 bn.export(other, x(2, 3, 8, 8), path, external_data=True, compare=False, force=True)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
