@@ -211,6 +211,18 @@ def test_a_loaded_program_goes_through_the_verbs_as_one(tmp_path: Path) -> None:
     assert bn.inspect(loaded).plan == bn.inspect(torch.export.load(path)).plan
 
 
+@pytest.mark.parametrize("ending", [".pt2", ".onnx"])
+def test_what_a_program_leaves_open_stays_open_in_what_is_saved_of_its_fold(
+    tmp_path: Path, ending: str
+) -> None:
+    model, given = season(Siblings()).eval(), torch.randn(2, 3, 6, 6)
+    path = saved(tmp_path / "m.pt2", model, given, open_axes=({0: AUTO, 2: AUTO, 3: AUTO},))
+    out = bn.save(bn.fold(bn.load(path)), tmp_path / f"folded{ending}")
+    other = torch.randn(3, 3, 9, 7)
+    assert bn.verify(model, out, other, exact=False).verdict is bn.Verdict.PASSED
+    assert bn.verify(model, out, given, exact=False).verdict is bn.Verdict.PASSED
+
+
 def test_constants_of_the_code_are_in_nobodys_way(tmp_path: Path) -> None:
     """torch.export writes that it detaches them in place, and does not take that back."""
     more = {"a": torch.ones(3), "b": (torch.ones(1),)}

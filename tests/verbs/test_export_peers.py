@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import bntools as bn
 from bntools.__main__ import main
-from tests.verbs.test_export import made, pre_activation, ran, small, wide, x
+from tests.verbs.test_export import Levit, made, pre_activation, ran, small, wide, x
 
 pytestmark = pytest.mark.filterwarnings("ignore:.isinstance.treespec:FutureWarning")  # torch's, on copying
 
@@ -47,19 +47,6 @@ class Pooled(nn.Module):
         return out
 
 
-class Rows(nn.Module):
-    """A linear layer on tokens, and a BatchNorm on all of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear, self.bn = nn.Linear(6, 8), nn.BatchNorm1d(8)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        y = self.linear(tokens)
-        out: Tensor = self.bn(y.flatten(0, 1)).reshape_as(y)
-        return out
-
-
 def before_conv(padding: int = 0) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3, padding=padding)
@@ -71,7 +58,7 @@ def before_linear() -> nn.Module:
 
 
 LEFT: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
-    "linear, flatten, norm": (Rows, (2, 5, 6), 0),
+    "linear, flatten, norm": (Levit, (2, 5, 6), 0),
     "norm, convolution": (before_conv, (2, 3, 8, 8), 0),
     "norm, linear": (before_linear, (4, 6), 0),
     "pooled head": (Pooled, (2, 3, 8, 8), 0),
