@@ -68,6 +68,7 @@ _HOMES = {
     "bntools.core.example": ["Example"],
     "bntools.core.find": ["find_folds"],
     "bntools.core.freezing": ["Freezing"],
+    "bntools.findings.census": ["Census"],
     "bntools.findings.finding": ["Finding"],
     "bntools.core.graft": ["graft_"],
     "bntools.core.plan": ["Edit", "Plan", "Promise", "Refusal", "Site"],
@@ -88,7 +89,7 @@ _HOMES = {
     "bntools.verbs.export": ["Export", "export"],
     "bntools.verbs.fold": ["fold"],
     "bntools.verbs.freeze": ["freeze", "unfreeze"],
-    "bntools.verbs.inspect": ["Census", "inspect"],
+    "bntools.verbs.inspect": ["inspect"],
     "bntools.verbs.load": ["load"],
     "bntools.verbs.recalibrate": ["recalibrate"],
     "bntools.verbs.swap": ["swap"],
@@ -121,11 +122,12 @@ if TYPE_CHECKING:
         UnsafeError,
         UsageError,
     )
+    from bntools.findings.census import Census
     from bntools.findings.finding import Finding
     from bntools.verbs.export import Export, export
     from bntools.verbs.fold import fold
     from bntools.verbs.freeze import freeze, unfreeze
-    from bntools.verbs.inspect import Census, inspect
+    from bntools.verbs.inspect import inspect
     from bntools.verbs.load import load
     from bntools.verbs.recalibrate import recalibrate
     from bntools.verbs.swap import swap

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from bntools.errors import UsageError
 
-_PER_RUN = ("unsafe", "trust", "arch", "force", "traceback")
+_PER_RUN = ("unsafe", "trust", "arch", "force", "traceback", "write-baseline")
 """Options that may not become a habit: no file that lies in a folder may have code run or files replaced."""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from bntools.cli.facts import Failure, Output
-from bntools.core.atomic import check_free
+from bntools.core.atomic import check_place
 from bntools.core.programfile import PROGRAMS, write_program
 from bntools.core.sniff import Kind
 from bntools.core.store import checkpoint, save
@@ -60,9 +60,7 @@ def _checked(path: Path, endings: tuple[str, ...], force: bool) -> Path:
         named = [ending for ending in (".pt", ".safetensors", *PROGRAMS) if ending in endings]
         known = f"a {', '.join(named[:-1])} or {named[-1]}" if len(named) > 1 else f"a {named[0]}"
         raise UsageError(f"{path}: {path.suffix or 'no ending'} is not written today", todo=f"name {known}")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")
-    check_free(path, force)
+    check_place(path, force)
     return path
 
 

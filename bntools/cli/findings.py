@@ -98,12 +98,6 @@ def baseline(context: typer.Context) -> Baseline | None:
     Raises:
         UsageError: if both are given, or the one cannot be read or the other may not be written.
     """
-    source = context.get_parameter_source("write_baseline")
-    if source is not None and source.name == "DEFAULT_MAP":
-        raise UsageError(
-            "[tool.bntools] write-baseline: cannot be set in a file",
-            todo="give --write-baseline on the command line",
-        )
     known, written = opening.one_of(context, "baseline", "write_baseline")
     if known and written:
         raise UsageError("--baseline and --write-baseline exclude each other", todo="give one of them")

@@ -83,6 +83,20 @@ def _settle(part: Path, path: Path) -> None:
     part.replace(path)
 
 
+def check_place(path: Path, force: bool) -> None:
+    """Refuse a place where nothing can be written, before minutes go into what is to be written there.
+
+    Raises:
+        UsageError: if there is no such folder, or as for `check_free`.
+    """
+    try:
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")
+        check_free(path, force)
+    except OSError as error:
+        raise UsageError(f"{str(path)[:80]}: {error.strerror}", todo="choose another name") from None
+
+
 def check_free(path: Path, force: bool) -> None:
     """Refuse a folder, and a file that is there already unless *force*."""
     path = Path(os.path.realpath(path))

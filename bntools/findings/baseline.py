@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bntools.core.atomic import check_free, replacing
+from bntools.core.atomic import check_place, replacing
 from bntools.core.records import plain
 from bntools.errors import SourceError, UsageError
 from bntools.findings.finding import Finding
@@ -111,9 +111,7 @@ def check_baseline(path: Path, *, force: bool) -> None:
     Raises:
         UsageError: if it may not.
     """
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")
-    check_free(path, force=True)
+    check_place(path, force=True)
     if force or not path.exists():
         return
     try:

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from bntools import __version__
-from bntools.core.atomic import check_free, replacing
+from bntools.core.atomic import check_place, replacing
 from bntools.errors import UsageError
 from bntools.findings.census import Census
 from bntools.findings.layer import NormLayer
@@ -39,12 +39,7 @@ def check_page(path: str | os.PathLike[str], *, force: bool) -> None:
     path = Path(path)
     if path.suffix not in _ENDINGS:
         raise UsageError(f"{path}: {path.suffix or 'no ending'} is no ending of a page", todo="name a .html")
-    try:
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")
-        check_free(path, force)
-    except OSError as error:
-        raise UsageError(f"{str(path)[:80]}: {error.strerror}", todo="choose another name") from None
+    check_place(path, force)
 
 
 def write_page(text: str, path: str | os.PathLike[str], *, force: bool = False) -> int:

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bntools.core.atomic import check_free, replacing
+from bntools.core.atomic import check_place, replacing
 from bntools.errors import UsageError
 
 if TYPE_CHECKING:  # the first imports torch, the others are an extra
@@ -53,12 +53,7 @@ def check_plot(path: str | os.PathLike[str], *, force: bool) -> None:
             f"{path}: {path.suffix or 'no ending'} is no format of a figure",
             todo="name a .png, .svg or .pdf",
         )
-    try:
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.parent}", todo="make it first")
-        check_free(path, force)
-    except OSError as error:
-        raise UsageError(f"{str(path)[:80]}: {error.strerror}", todo="choose another name") from None
+    check_place(path, force)
     try:
         import_module("matplotlib")
         import_module("matplotlib.figure")

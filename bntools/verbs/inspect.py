@@ -22,8 +22,7 @@ from bntools.core.program import atomised
 from bntools.core.programs import plan_program
 from bntools.core.revive import taken
 from bntools.errors import CaptureError
-from bntools.findings.census import Census as Census
-from bntools.findings.census import census_of_tensors, check_choices
+from bntools.findings.census import Census, census_of_tensors, check_choices
 from bntools.findings.examine import asked_of, examine
 from bntools.findings.live import of_model, stored_of
 from bntools.findings.mixtures import mixtures_of
