@@ -51,6 +51,8 @@ VERBS: Mapping[str, Mapping[str, Any]] = {
         "sites": tuple[Site, ...],
         "plan": Plan | None,
         "mixtures": tuple[Mixture, ...],
+        "drift": Drift | None,
+        "left_out": tuple[str, ...],
         "findings": tuple[Finding, ...],
         "rules": Mapping[str, Rule],
         "baseline": Baseline | None,

@@ -15,6 +15,7 @@ from bntools.core.plan import Plan
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
     from bntools.core.drift import Drift
+    from bntools.findings.passed import Pass
 
 _NAMED = 8
 _HEAD = ("layer", "mean, in σ", "log σ²", "divergence", "error, in σ")
@@ -51,6 +52,19 @@ def markdown(
     told = f"{summary(plan, drift)}; {used(drift)}"
     told += f"\n\nLeft out: {few(left_out, code)}" if left_out else ""
     layers(out, loading, told, written, [_HEAD, *_rows(drift)], names=1)
+
+
+def looked(out: Console, passed: Pass | None) -> None:
+    """How much data a look at a model has taken, and where its statistics begin to be others."""
+    if passed is None:
+        return
+    if passed.drift is None:
+        line(out, "data", f"{passed.samples} samples, which do not get through the model")
+        return
+    line(out, "data", used(passed.drift))
+    first = passed.drift.first
+    told = "none has drifted" if first is None else f"from {printable(first) or 'the model itself'} on"
+    line(out, "drift", told)
 
 
 def summary(plan: Plan, drift: Drift) -> str:

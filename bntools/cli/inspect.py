@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from bntools.cli import opening
+from bntools.cli import images, opening, samples
 from bntools.cli import options as o
 from bntools.cli.facts import Loading
 from bntools.cli.render import Sink, sink
+from bntools.errors import UsageError
 
 if TYPE_CHECKING:
     from bntools.core.arrays import Stored
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from bntools.findings.census import Census
 
 _FINDINGS = "Findings"
+_BATCH = 32
+"""How many rows of a file or images are run at a time; what is found does not hang on it."""
 
 
 def inspect(
@@ -35,6 +38,13 @@ def inspect(
     keep_mode: o.KeepMode = False,
     input: o.Input = None,
     inputs: o.Inputs = None,
+    data: samples.MoreData = None,
+    max_samples: samples.MaxSamples = 8192,
+    resize: images.Resize = None,
+    crop: images.Crop = None,
+    mean: images.Mean = None,
+    std: images.Std = None,
+    workers: images.Workers = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -95,11 +105,13 @@ def inspect(
     """List every BatchNorm of a model, which of them fold, and what is wrong with them.
 
     A state dict without --arch is looked at by its names and values, and so is a .pt2 that would run code.
+    With --data it also says whether the statistics are those of the data, and where that begins.
     """
     with sink("inspect", opening.form(context), quiet, verbose, traceback) as out:
         opening.check_file(model)
-        from bntools.cli import findings, reports, text
+        from bntools.cli import drift, findings, reports, text
 
+        asked = images.asked(context, data) if data is not None else {}
         fatal, limits = findings.rules_of(fail_on), findings.thresholds(thresholds)
         chosen = findings.baseline(context)
         if html is not None:
@@ -116,7 +128,7 @@ def inspect(
             loading = Loading(model, what, unsafe)
             census, seen = census_of_tensors(tensors, thresholds=limits, batch_size=batch_size), tensors
         else:
-            loading, census, seen = _with_torch(context, model, out, limits)
+            loading, census, seen = _with_torch(context, model, out, limits, asked)
         example = f"{census.example} ({census.example.origin})" if census.example else ""
         unread = opening.not_captured(census.plan) if census.plan else None
         held = findings.held_against(chosen, census.findings, census.asked, whole=unread is None)
@@ -131,6 +143,7 @@ def inspect(
                 text.note(console, note)
             if census.mixtures:
                 text.table(console, findings.mixtures(census.mixtures), names=1)
+            drift.looked(console, census.passed)
             findings.screen(console, told, held, every=every)
 
         def github(console: Console) -> None:
@@ -157,6 +170,8 @@ def inspect(
                 "sites": census.sites,
                 "plan": census.plan,
                 "mixtures": census.mixtures,
+                "drift": census.passed.drift if census.passed else None,
+                "left_out": census.passed.left_out if census.passed else (),
                 **findings.data(told, held),
             },
             {
@@ -171,8 +186,8 @@ def inspect(
 
 def _without_torch(context: typer.Context, model: str) -> tuple[dict[str, Stored], str] | None:
     """The weights of a safetensors file and what it is, if nothing asks for more: torch takes seconds."""
-    given = context.params
-    if given["arch"] or given["arch_kwargs"] or given["key"] or given["ema"] or not os.path.isfile(model):
+    wants = ("data", "arch", "arch_kwargs", "key", "ema")
+    if any(context.params[name] for name in wants) or not os.path.isfile(model):
         return None
     from bntools.core.sniff import Kind, sniff
 
@@ -188,21 +203,41 @@ def _without_torch(context: typer.Context, model: str) -> tuple[dict[str, Stored
 
 
 def _with_torch(
-    context: typer.Context, model: str, out: Sink, limits: dict[str, float]
+    context: typer.Context, model: str, out: Sink, limits: dict[str, float], asked: dict[str, Any]
 ) -> tuple[Loading, Census, Any]:
+    from bntools.core.data import open_data
+    from bntools.core.decays import states_in
     from bntools.core.source import State
     from bntools.verbs.inspect import inspect as census_of
     from bntools.verbs.inspect import inspect_tensors
 
-    size = context.params["batch_size"]
+    size, data = context.params["batch_size"], context.params["data"]
     found = opening.look(context, model)
     loading = Loading(model, found.what, found.unsafe)
+    states = states_in(found.checkpoint)
+    how: dict[str, Any] = {"thresholds": limits, "batch_size": size}
+    how["optimizer"] = states[0] if len(states) == 1 else None
     if isinstance(found, State):
-        return loading, inspect_tensors(found.tensors, thresholds=limits, batch_size=size), found.tensors
+        if data is not None:
+            raise UsageError(
+                f"--data: {model} holds weights, which run on nothing",
+                todo="name its architecture with --arch, or leave out --data",
+            )
+        return loading, inspect_tensors(found.tensors, **how), found.tensors
     opening.set_mode(found, context.params["keep_mode"], out)
     out.step("looking")
     given = opening.example(context, found)
-    return loading, census_of(found.model, given, thresholds=limits, batch_size=size), found.model
+    if data is not None:
+        most = context.params["max_samples"]
+        source = open_data(data, found.model, _BATCH, max_samples=most, skip=True, **asked)
+        if source.preparation is not None:
+            out.note(f"images: {source.preparation}")
+        how |= {
+            "data": source,
+            "max_samples": None if source.samples is not None else most,
+            "progress": lambda step, done: out.advance(step, done, source.samples),
+        }
+    return loading, census_of(found.model, given, **how), found.model
 
 
 def _page(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -114,24 +115,43 @@ def cut(content: Any, samples: int, left: int) -> Any:
     return _map(content, lambda t: t[:left] if t.ndim and len(t) == samples else t)
 
 
+def halved(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; a single one as two halves, so that there are two to hold against each other."""
+    waiting = iter(batches)
+    some = [*islice(waiting, 2)]
+    if len(some) == 1 and some[0].samples > 1:
+        (whole,) = some
+        half = whole.samples // 2
+        rest = _map(whole.content, lambda t: t[half:] if t.ndim and len(t) == whole.samples else t)
+        some = [
+            Batch(whole.number, half, cut(whole.content, whole.samples, half)),
+            Batch(whole.number + 1, whole.samples - half, rest),
+        ]
+    yield from some
+    yield from waiting
+
+
 def call(model: nn.Module, batch: Any) -> Any:
     """Run a model on a batch as the common loaders make it.
 
     A tensor is the input, and so is the first of a tuple or a list, as ``(images, labels)``. Of a dict the
     model gets what its ``forward`` has parameters for.
     """
+    return call_of(model, batch)(model)
+
+
+def call_of(model: nn.Module, batch: Any) -> Example:
+    """The arguments that `call` gives to a model."""
+    if isinstance(batch, Example):
+        return batch
     if isinstance(batch, Mapping):
         example = Example.of(batch, model)
         if example.kwargs:
-            return example(model)
+            return example
         names = argument_names(model) or ()
         known = {key: value for key, value in batch.items() if key in names}
-        return model(**known) if known else model(batch)
-    if isinstance(batch, Example):
-        return batch(model)
-    if isinstance(batch, tuple | list):
-        return model(batch[0])
-    return model(batch)
+        return Example((), known) if known else Example((batch,))
+    return Example((batch[0] if isinstance(batch, tuple | list) else batch,))
 
 
 def run(forward: Forward, model: nn.Module, batch: Batch) -> Any:

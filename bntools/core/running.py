@@ -186,16 +186,24 @@ class Running:
 
     def errors(self) -> dict[str, tuple[float, float]]:
         """The standard errors of each, from two halves of the batches: of μ in units of σ, and of log σ²."""
-        errors = {}
+        return {path: (float(mean.max()), float(var.max())) for path, mean, var in self._off()}
+
+    def chance(self) -> dict[str, float]:
+        """The divergence of each, the mean over channels, that so few samples alone would make.
+
+        Near 0 the divergence of `bntools.core.drift` is ``z² + ½·(log σ'²/σ²)²``.
+        """
+        return {path: float((mean**2 + var**2 / 2).mean()) for path, mean, var in self._off()}
+
+    def _off(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """How far each may be off in each channel: half of what two halves of the batches differ by."""
         one, two = self._halves
         for path in one.keys() & two.keys():
             a, b = merged(one[path]), merged(two[path])
             if min(a.n, b.n) > 1:
                 sigma = merged([a, b]).var.sqrt().clamp_min(1e-30)
-                mean = ((a.mean - b.mean).abs() / 2 / sigma).max()
-                var = ((a.var / b.var).log().abs() / 2).nan_to_num(0.0, 0.0, 0.0).max()
-                errors[path] = float(mean), float(var)
-        return errors
+                mean = (a.mean - b.mean).abs() / 2 / sigma
+                yield path, mean, ((a.var / b.var).log().abs() / 2).nan_to_num(0.0, 0.0, 0.0)
 
 
 def _halves(batches: Sequence[Batch], parts: Sequence[Moments], rank: int) -> dict[int, Moments]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from bntools.core.calls import Capture, Value
 from bntools.core.graph import Graph
 from bntools.core.reasons import Reason
+from bntools.findings.layer import NormLayer
 from bntools.findings.remark import Remark, of_channels
 from bntools.findings.subject import Subject
 
@@ -18,6 +19,18 @@ _CLAMPS = {"hardtanh": "min_val", "clamp": "min", "clamp_min": "min"}
 
 
 def dead_channels(subject: Subject, threshold: float) -> Iterator[Remark]:
+    for norm in before_relu(subject):
+        if norm.beta is None:
+            continue
+        gamma = np.ones_like(norm.beta) if norm.gamma is None else norm.gamma
+        dead = norm.beta + threshold * np.abs(gamma) < 0
+        if bool(dead.any()):
+            told = f"{of_channels(dead)}: β + {threshold:g}|γ| < 0"
+            yield Remark(norm.path, told, {"channels": float(dead.sum()), "of": dead.size})
+
+
+def before_relu(subject: Subject) -> Iterator[NormLayer]:
+    """The layers of which nobody sees more than a ReLU leaves, in any call."""
     if subject.seen is None or subject.graph is None:
         return
     behind: dict[str, list[bool]] = {}
@@ -26,14 +39,8 @@ def dead_channels(subject: Subject, threshold: float) -> Iterator[Remark]:
             cut = _only_relu_reads(subject.seen.capture, subject.graph, site.call.outputs[0], site.call.index)
             behind.setdefault(site.site.module, []).append(cut)
     for path, cuts in behind.items():
-        norm = subject.by_path.get(path)
-        if not all(cuts) or norm is None or norm.beta is None:
-            continue
-        gamma = np.ones_like(norm.beta) if norm.gamma is None else norm.gamma
-        dead = norm.beta + threshold * np.abs(gamma) < 0
-        if bool(dead.any()):
-            told = f"{of_channels(dead)}: β + {threshold:g}|γ| < 0"
-            yield Remark(path, told, {"channels": float(dead.sum()), "of": dead.size})
+        if all(cuts) and path in subject.by_path:
+            yield subject.by_path[path]
 
 
 def _only_relu_reads(capture: Capture, graph: Graph, value: Value, since: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from bntools.findings.datarules import WITH_DATA
 from bntools.findings.finding import Needs, Rule, Severity
 
 _E, _W, _N = Severity.ERROR, Severity.WARNING, Severity.NOTE
@@ -284,5 +285,5 @@ _LIST = [
     ),
 ]  # fmt: skip
 
-RULES: Mapping[str, Rule] = MappingProxyType({rule.id: rule for rule in _LIST})
+RULES: Mapping[str, Rule] = MappingProxyType({rule.id: rule for rule in (*_LIST, *WITH_DATA)})
 """By id."""

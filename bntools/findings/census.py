@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bntools.core.arrays import Stored
@@ -13,6 +13,7 @@ from bntools.errors import UsageError
 from bntools.findings.examine import asked_of, examine
 from bntools.findings.finding import Finding
 from bntools.findings.mixtures import Mixture, mixtures_in
+from bntools.findings.passed import Pass
 from bntools.findings.subject import of_tensors
 from bntools.findings.thresholds import check_thresholds
 
@@ -31,6 +32,7 @@ class Census:
         findings: what is wrong with them, the worst first.
         mixtures: of each SwitchableNorm, how much it normalises by what.
         asked: the ids of the rules that were asked: those that had what they look at.
+        passed: what a pass over data showed; ``passed.drift`` is as of `bntools.recalibrate`.
     """
 
     sites: tuple[Site, ...]
@@ -39,6 +41,7 @@ class Census:
     findings: tuple[Finding, ...] = ()
     mixtures: tuple[Mixture, ...] = ()
     asked: tuple[str, ...] = ()
+    passed: Pass | None = field(default=None, repr=False)
 
 
 def census_of_tensors(
@@ -46,6 +49,7 @@ def census_of_tensors(
     *,
     thresholds: Mapping[str, float] | None = None,
     batch_size: int | None = None,
+    decays: Mapping[str, float] | None = None,
 ) -> Census:
     """List the BatchNorms of a bare state dict: a BatchNorm is a pair of running statistics.
 
@@ -53,6 +57,7 @@ def census_of_tensors(
         tensors: by key; values are asked for of those that stand beside running statistics.
         thresholds: from where on a rule speaks up, by its id.
         batch_size: how many samples each device gets in training.
+        decays: the weight decay of each parameter that an optimizer has, by key.
 
     Raises:
         UsageError: if a threshold is for no rule that has one, or the batch is of no samples.
@@ -71,7 +76,7 @@ def census_of_tensors(
         batches = tensors.get(f"{stem}num_batches_tracked")
         mean = tensors[f"{stem}running_mean"]
         sites.append(Site(name, name, "BatchNorm", mean.size, None, None, batches.count if batches else None))
-    subject = of_tensors(tensors, sites, batch_size)
+    subject = of_tensors(tensors, sites, batch_size, decays)
     findings = examine(subject, thresholds)
     return Census(tuple(sites), None, None, findings, mixtures_in(tensors), asked_of(subject))
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from bntools.findings import scales, settings, statistics
+from bntools.findings import decay, scales, settings, statistics
 from bntools.findings.catalogue import RULES
 from bntools.findings.finding import SEVERITIES, Finding, Measure, Needs
 from bntools.findings.remark import Check
@@ -33,6 +33,7 @@ OF_LAYERS: Mapping[str, Check] = MappingProxyType(
         "BN022": settings.mixed_eps,
         "BN023": settings.mixed_momentum,
         "BN026": settings.small_batch,
+        "BN036": decay.decayed,
     }
 )
 """By the id of the rule, those that look at each layer by itself. A rule that lacks what it looks at says
@@ -76,7 +77,13 @@ def asked_of(subject: Subject) -> tuple[str, ...]:
         >>> "BN001" in asked_of(Subject([])), "BN013" in asked_of(Subject([]))
         (True, False)
     """
-    there = {Needs.TENSORS: True, Needs.MODULES: subject.model is not None, Needs.RUN: bool(subject.seen)}
+    there = {
+        Needs.TENSORS: True,
+        Needs.MODULES: subject.model is not None,
+        Needs.RUN: subject.seen is not None,
+        Needs.DATA: subject.passed is not None,
+        Needs.OPTIMIZER: subject.decays is not None,
+    }
     # The size of the batch is no file's to tell.
     silent = () if subject.batch_size is not None else ("BN026",)
     return tuple(rule.id for rule in RULES.values() if there[rule.needs] and rule.id not in silent)

@@ -30,6 +30,10 @@ class Needs(StrEnum):
     """Also the settings of the layers."""
     RUN = "run"
     """Also one run on an example input."""
+    DATA = "data"
+    """Also a pass over data."""
+    OPTIMIZER = "optimizer"
+    """Tensors, and the optimizer that trains them or its state in a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)

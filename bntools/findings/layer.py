@@ -32,6 +32,7 @@ class NormLayer:
         batchnorm: whether it is one of torch's BatchNorms, or derived from one.
         sync: whether it is a SyncBatchNorm.
         held: whether its statistics are frozen, so that it goes by them in training too.
+        divergence: of each channel from the statistics of data, as `bntools.findings.checkup` has it.
     """
 
     path: str
@@ -49,6 +50,7 @@ class NormLayer:
     batchnorm: bool = False
     sync: bool = False
     held: bool = False
+    divergence: np.ndarray | None = None
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:

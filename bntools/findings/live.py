@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,18 @@ from bntools.core.facts import facts_of
 from bntools.core.names import modules_of, own_tensor
 from bntools.core.plan import Site
 from bntools.findings.layer import NAMES, NormLayer, numbers_of
+from bntools.findings.passed import Pass
 from bntools.findings.subject import Seen, Subject
 from bntools.norms.frozen import frozen
 
 
 def of_model(
-    model: nn.Module, sites: Iterable[Site] = (), seen: Seen | None = None, batch_size: int | None = None
+    model: nn.Module,
+    sites: Iterable[Site] = (),
+    seen: Seen | None = None,
+    batch_size: int | None = None,
+    passed: Pass | None = None,
+    decays: Mapping[str, float] | None = None,
 ) -> Subject:
     """A live model, which is only read.
 
@@ -26,7 +32,7 @@ def of_model(
         model: an eager module.
         sites: by which the layers are put in order.
         seen: one run of it.
-        batch_size: in training, for each device.
+        batch_size, passed, decays: as in `Subject`.
     """
     modules = dict(modules_of(model))
     facts = seen.capture.facts if seen else facts_of(model)
@@ -58,7 +64,7 @@ def of_model(
         )
     order = [site.module for site in sites if site.module in norms]
     paths = dict.fromkeys((*(path for path in order if path is not None), *norms))
-    return Subject((norms[path] for path in paths), model, seen, batch_size)
+    return Subject((norms[path] for path in paths), model, seen, batch_size, passed, decays)
 
 
 def stored_of(tensor: Tensor) -> Stored:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bntools.core.arrays import Stored
 from bntools.core.plan import Plan, Site
 from bntools.findings.layer import NAMES, NormLayer, numbers_of
+from bntools.findings.passed import Pass
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,6 +41,8 @@ class Subject:
         model: None for bare tensors.
         seen: one run, None if there was none or it failed.
         batch_size: how many samples a device gets in training, None if nobody said.
+        passed: what a pass over data showed, None without data.
+        decays: the weight decay of each parameter that an optimizer has, by key; None without one.
     """
 
     def __init__(
@@ -48,9 +51,12 @@ class Subject:
         model: nn.Module | None = None,
         seen: Seen | None = None,
         batch_size: int | None = None,
+        passed: Pass | None = None,
+        decays: Mapping[str, float] | None = None,
     ) -> None:
         self.norms = tuple(norms)
         self.model, self.seen, self.batch_size = model, seen, batch_size
+        self.passed, self.decays = passed, decays
 
     @cached_property
     def by_path(self) -> dict[str, NormLayer]:
@@ -75,7 +81,10 @@ class Subject:
 
 
 def of_tensors(
-    tensors: Mapping[str, Stored], sites: Iterable[Site], batch_size: int | None = None
+    tensors: Mapping[str, Stored],
+    sites: Iterable[Site],
+    batch_size: int | None = None,
+    decays: Mapping[str, float] | None = None,
 ) -> Subject:
     """A bare state dict.
 
@@ -83,10 +92,11 @@ def of_tensors(
         tensors: by key.
         sites: the pairs of running statistics that were found in it.
         batch_size: in training, for each device.
+        decays: as in `Subject`.
     """
     norms = []
     for site in sites:
         stem = f"{site.name}." if site.name else ""
         (gamma, beta, mean, var), dtype = numbers_of({name: tensors.get(stem + name) for name in NAMES})
         norms.append(NormLayer(site.name, site.kind, gamma, beta, mean, var, dtype, batches=site.batches))
-    return Subject(norms, batch_size=batch_size)
+    return Subject(norms, batch_size=batch_size, decays=decays)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bntools.report.distributions import BINS, QUANTITIES, Axis, Distribution, Quantity
+from bntools.report.distributions import BINS, Axis, Distribution, Quantity, columns
 from bntools.report.entries import Entry
 from bntools.report.markup import Html, joined, tag
 
@@ -31,23 +31,23 @@ def panels(axes: Mapping[str, Axis]) -> Html:
     is logarithmic.
     """
     drawn = []
-    for at, each in enumerate(QUANTITIES):
+    for at, each in enumerate(columns(axes)):
         x = at * _PANEL
         drawn.append(tag("rect", x=x, width=_PANEL - _GAP, height=_HIGH))
         drawn.append(tag("path", d=f"M{x + round(axes[each.key].origin * BINS * _BIN)} 0v{_HIGH}"))
     return tag("svg", tag("g", *drawn, id="panels"), class_="panels", aria_hidden="true")
 
 
-def histograms(spread: Mapping[str, Distribution]) -> Html:
+def histograms(spread: Mapping[str, Distribution], axes: Mapping[str, Axis]) -> Html:
     """Those of one layer side by side. Heights are relative to its own fullest bin, and a single channel is
     seen beside a thousand.
     """
     d = "".join(
         _outline(spread[each.key].bins, at * _PANEL)
-        for at, each in enumerate(QUANTITIES)
+        for at, each in enumerate(columns(axes))
         if each.key in spread
     )
-    box = f"0 0 {_PANEL * len(QUANTITIES)} {_HIGH}"
+    box = f"0 0 {_PANEL * len(axes)} {_HIGH}"
     inside = (tag("use", href="#panels"), tag("path", d=d))
     return tag("svg", *inside, viewBox=box, preserveAspectRatio="none", aria_hidden="true")
 

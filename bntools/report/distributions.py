@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,9 @@ QUANTITIES = (
     Quantity("beta", "β", "shift"),
     Quantity("mean", "μ", "running mean"),
     Quantity("var", "σ²", "running variance", positive=True),
+    Quantity("divergence", "Δ", "drift", positive=True),
 )
-"""A column of the page each."""
+"""A column of the page each; the last where there was data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,11 @@ class Axis:
     def _bent(self, values: np.ndarray) -> np.ndarray:
         bent = np.log10(values) if self.unit is None else np.arcsinh(values / self.unit)
         return np.asarray(bent, dtype=np.float64)
+
+
+def columns(axes: Mapping[str, Axis]) -> tuple[Quantity, ...]:
+    """The quantities that have an axis."""
+    return tuple(each for each in QUANTITIES if each.key in axes)
 
 
 @dataclass(frozen=True, slots=True)

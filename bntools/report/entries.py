@@ -93,14 +93,16 @@ def judged(entries: Iterable[Entry]) -> bool:
 
 
 def axes_of(layers: Iterable[NormLayer]) -> dict[str, Axis]:
-    """The axis of each quantity, by its key."""
+    """The axis of each quantity, by its key; of the drift only where there was data."""
     known = list(layers)
-    return {
-        each.key: Axis.over(
-            (values for norm in known if (values := getattr(norm, each.key)) is not None),
-            positive=each.positive,
-        )
+    found = {
+        each: [values for norm in known if (values := getattr(norm, each.key)) is not None]
         for each in QUANTITIES
+    }
+    return {
+        each.key: Axis.over(values, positive=each.positive)
+        for each, values in found.items()
+        if values or each.key != "divergence"
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from bntools.core.atomic import check_place, replacing
 from bntools.errors import UsageError
 from bntools.findings.census import Census
 from bntools.findings.layer import NormLayer
+from bntools.findings.passed import Pass
 from bntools.report.entries import axes_of, entries_of
 from bntools.report.markup import Html, tag
 from bntools.report.sections import footer, header, sections
@@ -90,7 +92,7 @@ def page(
         >>> "There is no BatchNorm." in page(Census(()), model="model.pt")
         True
     """
-    norms = list(layers)
+    norms = [_with_drift(norm, census.passed) for norm in layers]
     axes = axes_of(norms)
     entries = entries_of(census, norms, axes)
     style, script = _beside("page.css"), _beside("page.js")
@@ -114,6 +116,11 @@ def page(
         tag("script", script),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _with_drift(norm: NormLayer, passed: Pass | None) -> NormLayer:
+    found = passed.reached.get(norm.path) if passed is not None else None
+    return norm if found is None else replace(norm, divergence=found.divergence)
 
 
 def _beside(name: str) -> Html:

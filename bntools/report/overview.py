@@ -11,7 +11,7 @@ from bntools.core.reasons import Reason
 from bntools.findings.census import Census
 from bntools.findings.finding import SEVERITIES, Severity, together
 from bntools.report.charts import profile
-from bntools.report.distributions import QUANTITIES, Axis
+from bntools.report.distributions import Axis, columns
 from bntools.report.entries import Entry, Verdict, judged
 from bntools.report.markup import Html, called, joined, tag
 
@@ -150,7 +150,7 @@ def _parts(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
 def profiles(entries: Sequence[Entry], axes: Mapping[str, Axis]) -> Html:
     """A band for each quantity, one under the other, over the same sites."""
     bands = []
-    for each in QUANTITIES:
+    for each in columns(axes):
         axis = axes[each.key]
         ends = tag("span", tag("i", f"{axis.high:.2g}"), tag("i", f"{axis.low:.2g}"), class_="ends")
         title = tag("figcaption", tag("b", each.symbol), " ", each.name)

@@ -21,6 +21,8 @@ def header(census: Census, entries: Sequence[Entry], *, model: str, what: str, k
     about = [what] if what else []
     if census.example is not None:
         about.append(f"run on {census.example} ({census.example.origin})")
+    if census.passed is not None:
+        about.append(f"{census.passed.samples} samples of data")
     notes = list(census.plan.notes) if census.plan is not None else []
     if known:
         notes.append(f"known findings, which the baseline has and this page leaves out: {known}")
@@ -46,7 +48,8 @@ def sections(census: Census, entries: Sequence[Entry], axes: Mapping[str, Axis])
         told = tag(
             "p",
             "Of each site, in the same order: from the least to the most channel, thick the middle half, "
-            "a dash the median. The axes are linear around 0 and logarithmic far from it; σ² is logarithmic.",
+            "a dash the median. The axes are linear around 0 and logarithmic far from it; σ² is logarithmic"
+            + (", and so is the drift." if "divergence" in axes else "."),
             class_="about",
         )
         parts.append(panels(axes))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from bntools.findings.finding import SEVERITIES
 from bntools.report.charts import histograms
-from bntools.report.distributions import QUANTITIES, Axis, Distribution
+from bntools.report.distributions import QUANTITIES, Axis, Distribution, columns
 from bntools.report.entries import Entry, Told, Verdict, judged
 from bntools.report.findinglist import about_site
 from bntools.report.markup import Html, called, joined, tag, unseen
@@ -57,24 +57,24 @@ def _choice(
 
 def rows(entries: Sequence[Entry], axes: Mapping[str, Axis]) -> Html:
     """A row for each site, in order."""
-    ends = {each.key: f"{axes[each.key].low:.2g} … {axes[each.key].high:.2g}" for each in QUANTITIES}
-    columns = (
+    ends = {each.key: f"{axes[each.key].low:.2g} … {axes[each.key].high:.2g}" for each in columns(axes)}
+    labels = (
         tag("span", tag("b", each.symbol), " ", each.name.removeprefix("running "), tag("i", ends[each.key]))
-        for each in QUANTITIES
+        for each in columns(axes)
     )
     head = tag(
         "div",
         tag("span", "#"),
         tag("span", "site"),
         tag("span", "folds into, or why not"),
-        tag("span", *columns, class_="labels"),
+        tag("span", *labels, class_="labels"),
         class_="head",
         aria_hidden="true",
     )
-    return joined(head, tag("ol", *map(_row, entries), class_="sites"))
+    return joined(head, tag("ol", *(_row(entry, axes) for entry in entries), class_="sites"))
 
 
-def _row(entry: Entry) -> Html:
+def _row(entry: Entry, axes: Mapping[str, Axis]) -> Html:
     site = entry.site
     rules = sorted({finding.rule for finding in entry.findings})
     worst = (sign(entry.grade), unseen(f"{entry.grade}: ")) if entry.severity else ()
@@ -88,7 +88,7 @@ def _row(entry: Entry) -> Html:
             tag("small", f"{site.kind}, {site.channels} channels ", *told),
         ),
         tag("span", *_short(entry.told), class_="verdict"),
-        _sparks(entry),
+        _sparks(entry, axes),
     )
     inside = tag("div", *_facts(entry), *_numbers(entry), id=entry.anchor, class_="inside", tabindex="-1")
     return tag("li", tag("details", summary, inside), class_=f"site {entry.grade} {entry.told.verdict.value}")
@@ -112,17 +112,17 @@ def _layers(into: Sequence[tuple[str, str]]) -> Html:
     return joined(*[each for layer in named for each in (", ", layer)][1:])
 
 
-def _sparks(entry: Entry) -> Html:
+def _sparks(entry: Entry, axes: Mapping[str, Axis]) -> Html:
     """The histograms, and under each its median and what is wrong with numbers of it."""
     if not entry.spread:
         return tag("span", "numbers unknown", class_="sparks")
     labels = []
-    for each in QUANTITIES:
+    for each in columns(axes):
         found = entry.spread.get(each.key)
         middle = "none" if found is None else f"{found.quantiles[3]:.3g}" if found.quantiles else "no number"
         bad = _bad(found) if found is not None else ""
         labels.append(tag("span", tag("b", each.symbol), f" {middle} ", *((tag("em", bad),) if bad else ())))
-    return tag("span", histograms(entry.spread), tag("span", *labels, class_="labels"), class_="sparks")
+    return tag("span", histograms(entry.spread, axes), tag("span", *labels, class_="labels"), class_="sparks")
 
 
 def _bad(found: Distribution) -> str:

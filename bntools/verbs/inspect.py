@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import tee
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from bntools.core.arrays import Stored
 from bntools.core.axes import open_axes
+from bntools.core.batches import Batches, Forward, call_of
 from bntools.core.capture import capture, check_eager
+from bntools.core.decays import decays_in, decays_of
 from bntools.core.example import Example
 from bntools.core.guess import guess
 from bntools.core.keys import stands_beside
@@ -21,33 +24,49 @@ from bntools.core.planning import plan_folds, plan_of
 from bntools.core.program import atomised
 from bntools.core.programs import plan_program
 from bntools.core.revive import taken
-from bntools.errors import CaptureError
+from bntools.core.rounds import Progress
+from bntools.errors import CaptureError, UsageError
 from bntools.findings.census import Census, census_of_tensors, check_choices
+from bntools.findings.checkup import look_over
 from bntools.findings.examine import asked_of, examine
 from bntools.findings.live import of_model, stored_of
 from bntools.findings.mixtures import mixtures_of
 from bntools.findings.subject import Seen
+
+_FEW = 4
+"""How many samples of the data the folds are found with."""
 
 
 def inspect(
     model: nn.Module | torch.export.ExportedProgram,
     inputs: Any = None,
     *,
+    data: Iterable[Any] | None = None,
+    forward: Forward | None = None,
+    max_samples: int | None = 8192,
+    optimizer: torch.optim.Optimizer | Mapping[str, Any] | None = None,
     thresholds: Mapping[str, float] | None = None,
     batch_size: int | None = None,
+    progress: Progress = lambda step, samples: None,
 ) -> Census:
     """List every BatchNorm of a model with its verdict and what is wrong with it; nothing is changed.
 
     Args:
         model: an eager module, in the mode that it will be used in. Or a program of `torch.export`, with the
             verdicts of a fold of it, on its own inputs if *inputs* is None.
-        inputs: as for `fold`; guessed if None.
+        inputs: as for `fold`; if None, a few of the data, and guessed without.
+        data: batches as for `recalibrate`, to be told whether the statistics are theirs, where the first
+            layer is whose are not, and what else only data shows.
+        forward, max_samples: how batches are run, and where to stop reading, as for `recalibrate`.
+        optimizer: that trains the model, or its state, to be told which γ and β decay.
         thresholds: from where on a rule speaks up, by its id, such as ``{"BN007": 0.05}``.
         batch_size: how many samples each device gets in training, to be told whether those are enough.
+        progress: told what is being done with the data, and of how many samples.
 
     Raises:
-        CaptureError: if no inputs were given and none could be guessed.
-        UsageError: if *model* is no eager module, or a threshold is for no rule that has one.
+        CaptureError: if no inputs were given and none could be guessed, or the model does not run on data.
+        UsageError: if *model* is no eager module, a threshold is for no rule that has one, the data gives no
+            batches, or there is data for a program.
 
     Example:
         >>> import torch
@@ -64,6 +83,16 @@ def inspect(
         model = atomised(program)
     check_eager(model)
     check_choices(thresholds, batch_size)
+    passed = None
+    if data is not None:
+        if program is not None or origin_of(model) is not None:
+            raise UsageError(
+                "data: the BatchNorms of a program are operators, which no pass can stop at",
+                todo="give the model that it was made of, or leave out the data",
+            )
+        if inputs is None and forward is None:
+            inputs, data = _first_of(data, model)
+        passed = look_over(model, data, forward=forward, max_samples=max_samples, progress=progress)
     example = guess(model) if inputs is None else Example.of(inputs, model)
     try:
         captured = capture(model, example)
@@ -77,9 +106,25 @@ def inspect(
             plan = plan_program(model, captured, example)
         if program is not None:
             plan = _of_program(program, whole, example, plan)
-    subject = of_model(model, plan.sites, seen, batch_size)
+    subject = of_model(model, plan.sites, seen, batch_size, passed, _decays(optimizer, model))
     findings = examine(subject, thresholds)
-    return Census(plan.sites, plan, example, findings, mixtures_of(model), asked_of(subject))
+    return Census(plan.sites, plan, example, findings, mixtures_of(model), asked_of(subject), passed)
+
+
+def _first_of(data: Iterable[Any], model: nn.Module) -> tuple[Example | None, Iterable[Any]]:
+    """A few of the samples as an example, and the data with them."""
+    again, ahead = tee(data) if isinstance(data, Iterator) else (data, data)
+    for batch in Batches(ahead, model, _FEW, skip=True):
+        return replace(call_of(model, batch.content), origin="of the data"), again
+    return None, again
+
+
+def _decays(
+    optimizer: torch.optim.Optimizer | Mapping[str, Any] | None, model: nn.Module
+) -> dict[str, float] | None:
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return decays_of(optimizer, model)
+    return None if optimizer is None else decays_in(optimizer, [key for key, _ in model.named_parameters()])
 
 
 def _of_program(
@@ -95,6 +140,7 @@ def _of_program(
 def inspect_tensors(
     tensors: Mapping[str, Tensor],
     *,
+    optimizer: Mapping[str, Any] | None = None,
     thresholds: Mapping[str, float] | None = None,
     batch_size: int | None = None,
 ) -> Census:
@@ -105,6 +151,7 @@ def inspect_tensors(
 
     Args:
         tensors: a state dict.
+        optimizer: the state of the one that trains them.
         thresholds, batch_size: as for `inspect`.
 
     Raises:
@@ -115,4 +162,5 @@ def inspect_tensors(
         key: stored_of(tensor) if stands_beside(key, shapes) else Stored(str(tensor.dtype), shapes[key])
         for key, tensor in tensors.items()
     }
-    return census_of_tensors(stored, thresholds=thresholds, batch_size=batch_size)
+    decays = None if optimizer is None else decays_in(optimizer, tensors)
+    return census_of_tensors(stored, thresholds=thresholds, batch_size=batch_size, decays=decays)

@@ -24,7 +24,7 @@ named = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}-{c
 
 
 def found(case: Case, bad: bool) -> list[str | None]:
-    model, _ = case.make(bad)
+    model, *_ = case.make(bad)
     findings = inspect_tensors(model.state_dict(), **case.how).findings
     assert {RULES[finding.rule].needs for finding in findings} <= {Needs.TENSORS}
     return [finding.layer for finding in findings if finding.rule == case.rule]

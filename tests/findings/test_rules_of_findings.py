@@ -21,6 +21,7 @@ from bntools.findings.examine import OF_LAYERS
 from bntools.findings.settings import BATCH_NORM, BATCHES, GROUP_NORM
 from bntools.findings.within import OF_MODELS
 from bntools.norms import SwitchableNorm2d
+from tests.findings import cases_of_data  # noqa: F401  (it adds to them)
 from tests.findings.cases import CASES, Case, inputs, layer, net
 from tests.season import season
 
@@ -29,8 +30,8 @@ named = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.rule}-{c
 
 
 def looked(case: Case, bad: bool) -> tuple[Finding, ...]:
-    model, example = case.make(bad)
-    return bn.inspect(model, example, **case.how).findings
+    model, example, *how = case.make(bad)
+    return bn.inspect(model, example, **case.how, **(how[0] if how else {})).findings
 
 
 @named
@@ -192,7 +193,7 @@ def test_an_aliased_layer_is_named_once() -> None:
 
 def test_severities_and_needs_are_closed_lists() -> None:
     assert [each.value for each in Severity] == ["error", "warning", "note"]
-    assert [each.value for each in Needs] == ["tensors", "modules", "run"]
+    assert [each.value for each in Needs] == ["tensors", "modules", "run", "data", "optimizer"]
 
 
 @pytest.mark.parametrize(("momentum", "away", "rule"), [(0.0, False, "BN027"), (0.1, True, "BN016")])

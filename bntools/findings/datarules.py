@@ -1,0 +1,101 @@
+"""The rules of the catalogue that look at data or at an optimizer, as data. No torch here."""
+
+from __future__ import annotations
+
+from bntools.findings.finding import Needs, Rule, Severity
+
+_W, _N = Severity.WARNING, Severity.NOTE
+_D = Needs.DATA
+WITH_DATA = (
+    Rule(
+        "BN028",
+        "drifted",
+        _W,
+        "what reaches it in this data has another mean and variance than it was trained to expect",
+        "if this data is what the model is for: bntools recalibrate; the first layer tells where it begins",
+        "Wu, Johnson 2021, arXiv:2105.07576, section 5; Kullback, Leibler 1951, both ways",
+        _D,
+        0.1,
+        "mean divergence, beyond twice that of chance",
+    ),
+    Rule(
+        "BN029",
+        "train-eval-gap",
+        _W,
+        "in eval the model computes something else than training on this data would have it compute",
+        "bntools recalibrate",
+        "Wu, Johnson 2021, arXiv:2105.07576, section 3",
+        _D,
+        0.1,
+        "largest difference over the largest output",
+    ),
+    Rule(
+        "BN030",
+        "nan-in-data",
+        _W,
+        "one batch with NaN or infinity in training makes the running statistics NaN for good",
+        "take it out of the data; bntools recalibrate --skip-bad leaves it out",
+        "IEEE 754 arithmetic: (1 − m)·old + m·NaN is NaN",
+        _D,
+    ),
+    Rule(
+        "BN031",
+        "grouped-batches",
+        _W,
+        "the batches are not drawn at random: each has statistics of its own, and training learns from that",
+        "shuffle the data",
+        "Wu, Johnson 2021, arXiv:2105.07576, section 6; Fisher's analysis of variance",
+        _D,
+        2.0,
+        "variance of the batches' means over that of chance",
+    ),
+    Rule(
+        "BN032",
+        "few-samples",
+        _N,
+        "from so little data the statistics are not known well enough to tell whether the model's are right",
+        "give more data",
+        "the standard error of a mean, from two halves of the data",
+        _D,
+        0.01,
+        "mean divergence that chance makes",
+    ),
+    Rule(
+        "BN033",
+        "silent-channels",
+        _N,
+        "the ReLU behind it gave 0 for all of this data",
+        "prune these channels, if the data is what the model is for",
+        "Mehta, Kim, Theobalt, CVPR 2019, arXiv:1811.12495",
+        _D,
+    ),
+    Rule(
+        "BN034",
+        "unreached",
+        _N,
+        "no forward came to it in this data: recalibration leaves it as it is",
+        "if it is an auxiliary head, none; else see whether the data takes all branches",
+        "PyTorch documentation, torch.nn.Module.register_forward_pre_hook",
+        _D,
+    ),
+    Rule(
+        "BN035",
+        "uneven-calls",
+        _N,
+        "how often it is called hangs on the data, and one pair of statistics stands for all calls",
+        "give each place a BatchNorm of its own, or LayerNorm in a loop",
+        "PyTorch documentation, torch.nn.BatchNorm2d: every call in training moves the same buffers",
+        _D,
+    ),
+    Rule(
+        "BN036",
+        "decayed",
+        _N,
+        "weight decay also pulls its γ and β towards 0, which many recipes of training leave out",
+        "put γ and β into a group of parameters with weight_decay=0",
+        "Goyal et al. 2017, arXiv:1706.02677, section 5.3; He et al., CVPR 2019, arXiv:1812.01187",
+        Needs.OPTIMIZER,
+        0.0,
+        "weight decay",
+    ),
+)  # fmt: skip
