@@ -24,7 +24,7 @@ WITH_DATA = (
         _W,
         "in eval the model computes something else than training on this data would have it compute",
         "bntools recalibrate",
-        "Wu, Johnson 2021, arXiv:2105.07576, section 3",
+        "Wu, Johnson 2021, arXiv:2105.07576, section 4",
         _D,
         0.1,
         "largest difference over the largest output",

@@ -1,21 +1,25 @@
-"""Which rules speak of which architectures, all with sane statistics: `python -m tests.findings.alarms`.
+"""Which rules speak of which architectures, all with sane statistics.
 
-The list of docs/findings.md is what this prints.
+``python -m tests.findings.alarms`` prints the list of docs/findings.md; with ``--data`` that of the rules
+about data, of models whose statistics are of other samples of the same data.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 import bntools as bn
 from bntools.findings import RULES, Severity
-from tests.zoo import ENTRIES, build
+from tests.zoo import ENTRIES, Entry, build
 
 TRAINED_FOR = 100_000
 """Batches, so that the start counts nothing at the smallest momentum of all, 0.0003."""
+SAMPLES, BATCH = 96, 8
 
 
 def fired(name: str) -> Counter[str]:
@@ -27,17 +31,49 @@ def fired(name: str) -> Counter[str]:
     return Counter(finding.rule for finding in bn.inspect(model, example).findings)
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    found = {entry.name: fired(entry.name) for entry in ENTRIES}
-    print(f"{len(found)} architectures\n")  # noqa: T201
-    for rule in RULES.values():
+def fired_with_data(name: str) -> Counter[str]:
+    """Likewise of the rules about data: half of the samples make the statistics, half are asked."""
+    model, example = build(name)
+    rng = torch.Generator().manual_seed(5)
+    halves = [torch.randn((SAMPLES, *example.shape[1:]), generator=rng).split(BATCH) for _ in range(2)]
+    model = bn.recalibrate(model, halves[0], inplace=True).model
+    found = bn.inspect(model, data=halves[1]).findings
+    return Counter(finding.rule for finding in found if RULES[finding.rule].needs == "data")
+
+
+def takes_data(entry: Entry) -> bool:
+    """Whether its input is one tensor, of which there can be other samples."""
+    return isinstance(entry.shape, tuple) and all(isinstance(size, int) for size in entry.shape)
+
+
+def told(found: Mapping[str, Counter[str]], rules: set[str]) -> str:
+    """A row for each rule that says something, or says nothing and would be loud."""
+    rows = [
+        f"{len(found)} architectures",
+        "",
+        "| rule | severity | models | the most layers |",
+        "|---|---|---:|---|",
+    ]
+    for rule in (rule for rule in RULES.values() if rule.id in rules):
         names = {name: counts[rule.id] for name, counts in found.items() if counts[rule.id]}
         if names or rule.severity is not Severity.NOTE:
-            most = ", ".join(
-                f"`{name}` ({n})" for name, n in sorted(names.items(), key=lambda i: (-i[1], i[0]))[:6]
-            )
-            print(f"| {rule.id} {rule.name} | {rule.severity.value} | {len(names)} | {most} |")  # noqa: T201
+            first = sorted(names.items(), key=lambda each: (-each[1], each[0]))[:6]
+            most = ", ".join(f"`{name}` ({count})" for name, count in first)
+            rows.append(f"| {rule.id} {rule.name} | {rule.severity.value} | {len(names)} | {most} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    ask, entries = fired, list(ENTRIES)
+    if "--data" in sys.argv:
+        ask, entries = fired_with_data, [entry for entry in ENTRIES if takes_data(entry)]
+    found = {}
+    for entry in entries:
+        found[entry.name] = ask(entry.name)
+        print(entry.name, dict(found[entry.name]), file=sys.stderr, flush=True)  # noqa: T201
+    about = {rule.id for rule in RULES.values() if (rule.needs == "data") == ("--data" in sys.argv)}
+    print(told(found, about))  # noqa: T201
 
 
 if __name__ == "__main__":
