@@ -56,7 +56,7 @@ def markdown(
 
 def looked(out: Console, passed: Pass | None) -> None:
     """How much data a look at a model has taken, and where its statistics begin to be others."""
-    if passed is None:
+    if passed is None or not passed.stops:
         return
     if passed.drift is None:
         line(out, "data", f"{passed.samples} samples, which do not get through the model")

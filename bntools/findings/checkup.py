@@ -55,7 +55,7 @@ def look_over(
         progress: told how many samples are done.
 
     Raises:
-        UsageError: if the data is empty, or gives no batches.
+        UsageError: if the data is empty, or gives no batches; a model without statistics is run on none.
         CaptureError: if the model does not run on one.
 
     Example:
@@ -65,6 +65,8 @@ def look_over(
         (3, [5.0], 3.0)
     """
     with torch.inference_mode(False):
+        if not _norms(model):
+            return Pass(0, 0, (), {})
         twin = copied(model)
         meeting = Checkup(twin, model)
         batches = Batches(data, model, max_samples, skip=True)
@@ -129,9 +131,9 @@ class Checkup:
 
     def __init__(self, twin: nn.Module, model: nn.Module) -> None:
         self.ranks = Ranks()
-        self.running = Running(select(twin, include_frozen=True).norms, self.ranks)
+        self.running = Running(_norms(twin), self.ranks)
         self.new: dict[str, Statistics] = {}
-        self._own = select(model, include_frozen=True).norms
+        self._own = _norms(model)
         self._group: Sequence[Batch] = ()
         self._numbers: list[int] = []
         self._calls: dict[str, Counter[int]] = defaultdict(Counter)
@@ -231,6 +233,14 @@ class Checkup:
         ratio = float((between / (within[moving] / (whole.n - batches))).mean())
         chance = (2 / (batches - 1)) ** 0.5
         return ratio if ratio <= 1 or ratio - 1 > _SURE * chance else 1.0
+
+
+def _norms(model: nn.Module) -> Mapping[str, nn.Module]:
+    """All that have statistics of batches, frozen or not."""
+    try:
+        return select(model, include_frozen=True).norms
+    except UsageError:  # there is no BatchNorm to select from
+        return {}
 
 
 def _divergence(old: Statistics, new: Statistics, norm: nn.Module) -> Tensor:

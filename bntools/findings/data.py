@@ -55,10 +55,10 @@ def train_eval_gap(subject: Subject, threshold: float) -> Iterator[Remark]:
         return
     off = max((_beyond_chance(found) for _, found in _reached(subject)), default=0.0)
     if drift.gap_before > threshold and off > _OFF:
-        told = f"outputs in eval are {drift.gap_before:.0%} of their size from those that training would see"
+        told = f"outputs in eval are off by {drift.gap_before:.2g} of the largest that training would see"
         numbers = {"gap": drift.gap_before}
         if drift.gap_after is not None:
-            told += f", {drift.gap_after:.1%} with the statistics of this data"
+            told += f", by {drift.gap_after:.2g} with the statistics of this data"
             numbers["recalibrated"] = drift.gap_after
         yield Remark(None, told, numbers)
 

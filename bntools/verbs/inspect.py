@@ -124,6 +124,11 @@ def _decays(
 ) -> dict[str, float] | None:
     if isinstance(optimizer, torch.optim.Optimizer):
         return decays_of(optimizer, model)
+    if optimizer is not None and not isinstance(optimizer, Mapping):
+        raise UsageError(
+            f"optimizer: expected one of torch.optim or its state, got {type(optimizer).__name__}",
+            todo="give the optimizer, or its state_dict()",
+        )
     return None if optimizer is None else decays_in(optimizer, [key for key, _ in model.named_parameters()])
 
 

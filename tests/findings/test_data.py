@@ -197,6 +197,19 @@ def test_an_entry_that_is_no_optimizer(entry: Any) -> None:
     assert states_in({"optimizer": entry, "epoch": 3}) == []
 
 
+def test_what_is_no_optimizer() -> None:
+    with pytest.raises(UsageError, match="or its state, got int"):
+        bn.inspect(net(), inputs(), optimizer=3)  # type: ignore[arg-type]
+
+
+def test_a_model_without_statistics_is_run_on_nothing() -> None:
+    for model in (
+        nn.Sequential(nn.Conv2d(3, 4, 1)),
+        nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)),
+    ):
+        assert bn.inspect(model.eval(), inputs(), data=data()).passed.stops == ()
+
+
 def test_the_states_of_a_checkpoint() -> None:
     state = torch.optim.SGD(net().parameters(), lr=0.1).state_dict()
     assert states_in({"optimizer": state}) == states_in({"optimizer_states": [state]}) == [state]
