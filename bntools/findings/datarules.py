@@ -16,7 +16,7 @@ WITH_DATA = (
         "Wu, Johnson 2021, arXiv:2105.07576, section 5; Kullback, Leibler 1951, both ways",
         _D,
         0.1,
-        "mean divergence, beyond twice that of chance",
+        "mean divergence, beyond four times that of chance",
     ),
     Rule(
         "BN029",

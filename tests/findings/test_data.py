@@ -138,6 +138,20 @@ def test_batches_of_any_form() -> None:
         assert census.passed.samples == 64
 
 
+def test_what_reaches_a_layer_is_that_of_the_model_as_it_is() -> None:
+    """Behind a layer that has drifted it is something else than in the copy that is put right."""
+    model, seen = shifted(), []
+    hook = layer(model, "4").register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(torch.cat(data()))
+    hook.remove()
+    found = bn.inspect(model, data=data()).passed.reached["4"]
+    x = seen[0].double().transpose(0, 1).flatten(1)
+    assert found.values == x.shape[1]
+    for ours, theirs in ((found.low, x.amin(1)), (found.high, x.amax(1))):
+        assert torch.tensor(ours).allclose(theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_max_samples_is_where_it_stops() -> None:
     assert bn.inspect(fitted(), data=data(), max_samples=20).passed.samples == 20
 
