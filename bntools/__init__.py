@@ -1,4 +1,4 @@
-"""Surgery on trained PyTorch models with BatchNorm: inspect, fold, recalibrate, replay.
+"""Surgery on trained PyTorch models with BatchNorm: inspect, fold, recalibrate, freeze, swap, export, verify, replay.
 
 >>> import torch, bntools as bn
 >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).eval()
@@ -134,12 +134,14 @@ if TYPE_CHECKING:
     from bntools.verbs.verify import verify
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME:
-        raise AttributeError(f"module 'bntools' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a checker that sees it takes every name, misspelt ones too, for an object
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'bntools' has no attribute {name!r}")
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

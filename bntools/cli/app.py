@@ -6,11 +6,11 @@ running command needs is therefore imported inside it.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
-from bntools import __version__
 from bntools.cli.config import defaults, options_of
 from bntools.cli.export import export
 from bntools.cli.fold import fold
@@ -47,14 +47,17 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bntools {__version__}")
+        from bntools.cli.version import versions
+
+        typer.echo(versions())
         raise typer.Exit
 
 
 @app.callback()
 def _all(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+        bool,
+        typer.Option("--version", help="Print the versions and stop.", callback=_version, is_eager=True),
     ] = False,
 ) -> None:
     pass
@@ -64,13 +67,18 @@ for verb in (inspect, fold, recalibrate, freeze, unfreeze, swap, export, verify,
     app.command()(verb)
 
 
+_ONLY_ASKS = {"-h", "--help", "--version", "--show-completion", "--install-completion"}
+_COMPLETING = "_BNTOOLS_COMPLETE"  # set by the shell's script when Tab is pressed
+
+
 def run(arguments: list[str]) -> None:
     """Run a command line; it ends in an exception, a `SystemExit` or another."""
     command = typer.main.get_command(app)
     try:
         known = defaults(options_of(command))
     except UsageError:
-        if not {"-h", "--help", "--version"} & set(arguments):
+        if not _ONLY_ASKS & set(arguments) and _COMPLETING not in os.environ:
             raise
-        known = {}  # a file that cannot be read is no reason to refuse help
+        # A file that cannot be read is no reason to refuse help, or to write into a line being typed.
+        known = {}
     command(arguments, prog_name="bntools", default_map=known)

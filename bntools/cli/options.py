@@ -100,6 +100,7 @@ Out = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Where to; beside the file if not given.", rich_help_panel=_OUTPUT),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not measure the result.")]
 Limit = Annotated[
     float,
@@ -115,6 +116,7 @@ OutputFormat = Annotated[
         rich_help_panel=_OUTPUT,
         envvar="BNTOOLS_FORMAT",
         callback=_no_findings,
+        autocompletion=lambda: [each.value for each in Format if each is not Format.junit],
     ),
 ]
 FindingsFormat = Annotated[

@@ -10,13 +10,16 @@ from rich.console import Console
 from bntools.cli import images, opening, samples
 from bntools.cli import options as o
 from bntools.cli.facts import Loading
-from bntools.cli.printable import printable
 from bntools.cli.render import sink
 from bntools.errors import UsageError
+from bntools.printable import printable
 
 if TYPE_CHECKING:  # they import torch
     from bntools.core.change import Change
     from bntools.core.plan import Plan
+
+NORMS = ("group", "layer", "instance", "switchable", "frozen", "sync", "batch")
+"""Those of the verb, which imports torch."""
 
 _HEAD = ("layer", "norm", "groups", "difference")
 
@@ -37,8 +40,9 @@ def swap(
         str,
         typer.Option(
             metavar="NORM",
-            help="group, layer, instance, switchable, frozen, sync or batch.",
+            help=f"{', '.join(NORMS[:-1])} or {NORMS[-1]}.",
             envvar="BNTOOLS_TO",
+            autocompletion=lambda: list(NORMS),
         ),
     ] = "group",
     groups: Annotated[
@@ -85,7 +89,7 @@ def swap(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail if a BatchNorm stays.", envvar="BNTOOLS_STRICT")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
+    dry_run: o.DryRun = False,
     force: o.Force = False,
     format: o.OutputFormat = o.Format.text,
     as_json: o.Json = False,
@@ -105,7 +109,6 @@ def swap(
         if tune and data is None:
             raise UsageError("--tune: there is no data to train on", todo="give --data")
         from bntools.cli import reports, text
-        from bntools.cli.drift import few
         from bntools.cli.files import check_output, write
         from bntools.core.data import open_data
         from bntools.verbs.swap import Target
@@ -153,7 +156,7 @@ def swap(
                 text.table(console, rows, names=2)
             text.line(console, "swapped", told)
             if left_out:
-                text.line(console, "left out", few(left_out))
+                text.line(console, "left out", text.listed(left_out))
             for note in plan.notes:
                 text.note(console, note)
             text.stays(console, plan.refusals)

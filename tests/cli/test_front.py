@@ -70,7 +70,7 @@ def test_torch_is_not_imported_before_it_is_needed(folder: Path, arguments: list
 
 def test_the_module_is_the_command(folder: Path) -> None:
     run = process("--version")
-    assert (run.returncode, run.stdout, run.stderr) == (0, f"bntools {bn.__version__}\n", "")
+    assert (run.returncode, run.stdout.splitlines()[0], run.stderr) == (0, f"bntools {bn.__version__}", "")
     assert "Usage: bntools " in process("--help").stdout
 
 

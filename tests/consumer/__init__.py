@@ -1,0 +1,1 @@
+"""Programs of somebody who uses the API, for mypy alone: nobody runs them."""
