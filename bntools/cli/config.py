@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,9 @@ from bntools.errors import UsageError
 
 _PER_RUN = ("unsafe", "trust", "arch", "force", "traceback", "write-baseline")
 """Options that may not become a habit: no file that lies in a folder may have code run or files replaced."""
+
+_CODE = re.compile(r"[\w.]+:[\w.\-]+")
+"""``package.module:factory``, which is imported and called."""
 
 
 class Option(NamedTuple):
@@ -102,6 +106,11 @@ def _values(file: Path, table: str, given: Mapping[str, Any], known: Mapping[str
             near = get_close_matches(key, set(known) - set(_PER_RUN), n=1)
             todo = f"did you mean {near[0]}?" if near else "remove it; keys are the long options"
             raise UsageError(f"{file}: [{table}] {written}: no such option", todo=todo)
+        if key == "data" and isinstance(value, str) and _CODE.fullmatch(value):
+            raise UsageError(
+                f"{file}: [{table}] {written}: code cannot be named in a file",
+                todo="name a file or a folder of data, or give --data on the command line",
+            )
         values[option.name] = _value(f"{file}: [{table}] {written}", option, value)
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +21,6 @@ if TYPE_CHECKING:  # they import torch
     from torch import nn
 
     from bntools.core.verify import Report
-
-_COLOURS = {"passed": "green", "failed": "red"}
 
 
 def verify(
@@ -106,9 +105,7 @@ def verify(
         def screen(console: Console) -> None:
             text.line(console, "reference", f"{a}: {what}")
             text.line(console, "other", f"{b}: {other}")
-            colour = _COLOURS.get(report.verdict.value, "yellow")
-            why = f": {text.escape(report.why)}" if report.why else ""
-            text.line(console, "verdict", f"[{colour}]{report.verdict.value}[/{colour}]{why}", markup=True)
+            text.verdict(console, "verdict", report)
             for line in _measured(report):
                 text.line(console, "", line)
             for number, line in enumerate(_place(report)):
@@ -174,7 +171,7 @@ def _opened(context: typer.Context, name: str, keep_mode: bool, out: Sink) -> tu
     from bntools.core.store import read
 
     path = Path(name)
-    kind = sniff(path).kind if ":" not in name or path.exists() else Kind.SPEC
+    kind = sniff(path).kind if ":" not in name or os.path.exists(name) else Kind.SPEC
     if kind in (Kind.ONNX, Kind.PROGRAM):
         return path, sniff(path).detail
     if kind in (Kind.ARTEFACT, Kind.STATE_DICT):
@@ -205,14 +202,15 @@ def _without_arch(context: typer.Context, *, whole: bool) -> Iterator[None]:
 
 def _example(context: typer.Context, taker: Any, data: str | None) -> Any:
     """The input that was asked for, else none, and it will be guessed."""
-    from bntools.verbs.verify import parse_example, read_example
+    from bntools.core.inputs import parse_inputs, read_inputs
+    from bntools.verbs.verify import taker_of
 
     shapes, file = opening.one_of(context, "input", "inputs")
     if sum(each is not None and each != [] for each in (shapes, file, data)) > 1:
         raise UsageError("--input, --inputs and --data exclude each other", todo="give one of them")
     if file is not None:
-        return read_example(file, taker)
-    return parse_example(shapes, taker) if shapes else None
+        return read_inputs(file, taker_of(taker))
+    return parse_inputs(shapes, taker_of(taker)) if shapes else None
 
 
 def _data(name: str, taker: Any, batch_size: int) -> Any:
@@ -245,7 +243,8 @@ def _place(report: Report) -> list[str]:
     off = "of another shape, not finite, or not computed at all"
     if known:
         off = f"off by {place.error:.1e} of its scale, its own rounding is {place.noise:.1e}"
-    lines = [f"{place.module or 'the model itself'}: {place.op} {place.value} is {off}"]
+    value = "" if place.value == place.op else f" {place.value}"
+    lines = [f"{place.module or 'the model itself'}: {place.op}{value} is {off}"]
     if len(place.between) > 1:
         names = ", ".join(name or "the model itself" for name in place.between)
         lines.append(f"what it is computed from agrees; between lie {names}")

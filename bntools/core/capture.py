@@ -23,9 +23,12 @@ from bntools.core.lift import lift
 from bntools.core.maps import factors_of, norms_of
 from bntools.core.names import modules_of, tensors_of
 from bntools.core.plan import Site
+from bntools.core.sites import site_of
 from bntools.core.trace import Trace
 from bntools.core.untouched import untouched
 from bntools.errors import CaptureError, UsageError
+from bntools.errors import first_line as first_line  # where others still look for it
+from bntools.errors import in_a_line as in_a_line
 
 
 def capture(model: nn.Module, example: Example) -> Capture:
@@ -132,21 +135,8 @@ def check_eager(model: nn.Module) -> None:
 def module_sites(model: nn.Module) -> tuple[Site, ...]:
     """A site for every module that is a BatchNorm or holds running statistics, without a run."""
     return tuple(
-        Site(path, path, f.kind, f.channels, f.eps, f.momentum, f.batches)
-        for path, f in facts_of(model).items()
-        if f.statistics or f.batchnorm
+        site_of(path, facts) for path, facts in facts_of(model).items() if facts.statistics or facts.batchnorm
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, cut to a length that fits a screen."""
-    text = str(error).strip().splitlines()
-    return text[0][:200] if text else "no message"
-
-
-def in_a_line(error: BaseException) -> str:
-    """Its class and the first line of its text, as ``ValueError: no such shape``."""
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, object]]:

@@ -24,6 +24,7 @@ from torch._subclasses.fake_tensor import (
 from bntools.core.example import Example
 from bntools.core.inputs import draw, type_and_device
 from bntools.core.onnxinputs import declared
+from bntools.core.quiet import quiet
 from bntools.core.untouched import untouched
 from bntools.errors import CaptureError
 
@@ -80,7 +81,7 @@ def guess(model: nn.Module, seed: int = 0) -> Example:
         raise CaptureError(f"{name}: no input is given, and it cannot be copied to try some", todo=_REMEDY)
     count = _required(model)
     shapes = list(dict.fromkeys(_shapes(model))) if count is not None else []
-    with untouched(trial.model):
+    with untouched(trial.model), quiet():  # torch logs what does not fit
         for shape in shapes:
             example = _example(model, [shape] * (count or 1), seed, "guessed")
             if trial.runs(example):
@@ -110,7 +111,7 @@ def configured(model: nn.Module, seed: int = 0) -> Example | None:
     trial = _Trial.of(model)
     if trial is None:
         return example
-    with untouched(trial.model):
+    with untouched(trial.model), quiet():
         return example if trial.runs(example) else None
 
 

@@ -23,7 +23,10 @@ from torch import nn
 from bntools.core.harmless import TRUSTED, ensure_harmless, layers_of, listed, package_of, trusted_package
 from bntools.core.opcodes import Global
 from bntools.core.sniff import Kind, Sniffed
-from bntools.errors import SourceError, UnsafeError
+from bntools.errors import SourceError, UnsafeError, in_a_line
+
+_BRINGS_CODE = (torch.fx.GraphModule, torch.jit.ScriptModule)
+"""Layer classes whose code is data of the instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def _resolve(path: Path, names: list[Global]) -> list[type[nn.Module]]:
         else:
             strangers.append((name, thing))
     if strangers:
-        phrases = [f"{name} ({_what(thing, name)})" for name, thing in strangers]
+        phrases = [f"{name} ({_what(thing)})" for name, thing in strangers]
         raise UnsafeError(
             f"{path}: this pickle is made of more than layer classes: {listed(phrases)}; nothing was run",
             todo="if you trust where it comes from, pass --unsafe; or save its state dict and pass --arch",
@@ -94,18 +97,18 @@ def _imported(path: Path, name: Global) -> Any:
             return getattr(importlib.import_module(name.module), name.name)
     except ModuleNotFoundError as error:
         package = name.module.split(".")[0]
-        missing = f"pip install {package}" if error.name == package else ""
+        # Never `pip install`: what a file names may be a stranger's.
+        missing = f"run from the folder that holds {package}, or install it" if error.name == package else ""
         raise SourceError(
             f"{path}: needs {name}, and there is no module {error.name!r} here",
             todo=missing or f"install the release of {package} that saved it",
         ) from error
     except Exception as error:  # importing runs the package's own code, which may raise anything
-        why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         package = name.module.split(".")[0]
         lacking = isinstance(error, AttributeError)
         remedy = f"install the release of {package} that saved it" if lacking else works_first(name.module)
         raise SourceError(
-            f"{path}: needs {name}, which cannot be imported ({why})",
+            f"{path}: needs {name}, which cannot be imported ({in_a_line(error)})",
             todo=f"{remedy}, or save its state dict where it was made",
         ) from error
 
@@ -131,18 +134,17 @@ def importable_from_here(wanted: bool = True) -> Iterator[None]:
 def _is_layer_class(thing: Any, name: Global) -> bool:
     if not (isinstance(thing, type) and issubclass(thing, nn.Module)):
         return False
-    # A class whose code is data of the instance would bring code along.
-    if issubclass(thing, torch.fx.GraphModule | torch.jit.ScriptModule):
+    if issubclass(thing, _BRINGS_CODE):
         return False
     return thing.__module__ == name.module and thing.__qualname__ == name.name
 
 
-def _what(thing: Any, name: Global) -> str:
+def _what(thing: Any) -> str:
     if not isinstance(thing, type):
         return "a function" if callable(thing) else "no class"
     if not issubclass(thing, nn.Module):
         return "no layer class"
-    if issubclass(thing, torch.fx.GraphModule | torch.jit.ScriptModule):
+    if issubclass(thing, _BRINGS_CODE):
         return "a class that carries its code as data"
     return f"now {thing.__module__}.{thing.__qualname__}"
 
@@ -178,17 +180,14 @@ def _read(sniffed: Sniffed, classes: list[type[nn.Module]], *, weights_only: boo
             return torch.load(file, map_location="cpu", weights_only=weights_only)
     except Exception as error:  # damaged bytes make torch raise anything
         raise SourceError(
-            f"{sniffed.path}: {sniffed.detail} that torch cannot open ({_first_line(error)})",
+            f"{sniffed.path}: {sniffed.detail} that torch cannot open ({_cause(error)})",
             todo="it may be damaged or cut off: download or save it again",
         ) from error
 
 
-def _first_line(error: BaseException) -> str:
+def _cause(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # torch puts its advice first and the cause last.
-    cause = (
-        lines[-2]
-        if len(lines) > 2 and lines[-1].startswith("Check the documentation")
-        else "".join(lines[:1])
-    )
-    return f"{type(error).__name__}: {cause[:200]}"
+    if len(lines) > 2 and lines[-1].startswith("Check the documentation"):
+        # torch puts its advice first and the cause last.
+        return f"{type(error).__name__}: {lines[-2][:200]}"
+    return in_a_line(error)

@@ -67,8 +67,8 @@ def check(a: Side, b: Side, examples: Iterable[Example]) -> Report:
     """Hold *b* against *a* on several inputs.
 
     With r the reference in float64, t in its own type and z the other side, for each output
-    ``max|z − r| ≤ max(10·max|t − r|, floor)`` as shares of ``max|r|``, and shapes, types and what is not
-    finite must agree. The side that is a torch model is the reference. Of two files the first is: r is what
+    ``max|z − r| ≤ max(10·max|t − r|, noise, floor)`` as shares of ``max|r|``, where noise is the largest
+    ``max|t − r|`` of all outputs; and shapes, types and what is not finite must agree. The side that is a torch model is the reference. Of two files the first is: r is what
     it computes without the runtime's optimisations, t with them, and with each weight an ulp off.
 
     Args:

@@ -80,7 +80,9 @@ def sniff(path: str | Path) -> Sniffed:
 
 def _sniff(path: Path) -> Sniffed:
     if not path.exists():
-        raise SourceError(f"{path}: there is no such file", todo="check the path")
+        bare = path.parent == Path() and not path.suffix and path.name.isidentifier()
+        what = f", or write timm:{path} or torchvision:{path} for an architecture" if bare else ""
+        raise SourceError(f"{path}: there is no such file", todo=f"check the path{what}")
     if path.is_dir():
         raise SourceError(f"{path}: a directory, not a model file", todo="name the model file in it")
     if not path.is_file():

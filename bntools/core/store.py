@@ -64,6 +64,11 @@ def save(surgery: Surgery[Any], path: str | Path, *, force: bool = False) -> Pat
             else.
     """
     path = Path(path)
+    if not isinstance(surgery, Surgery):
+        raise UsageError(
+            f"{path}: expected what a verb returns, got a {type(surgery).__name__}",
+            todo="give the Surgery; a model alone is written by torch.save",
+        )
     check_ending(surgery.model, path)
     if path.suffix in PROGRAMS:
         write_program(surgery, path, force=force)

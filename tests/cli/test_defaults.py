@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -125,6 +126,26 @@ def test_what_only_a_command_line_may_say(run: Run, saved: Saved, folder: Path, 
     assert f"give --{key} on the command line" in ran.err
     assert "pyproject.toml" in ran.err
     assert digests(folder) == before
+
+
+@pytest.mark.parametrize("table", ["tool.bntools", "tool.bntools.recalibrate"])
+def test_data_that_is_code_is_for_the_command_line(
+    run: Run, saved: Saved, folder: Path, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in somebody's folder has nothing run; it may name data, and the command line may name code."""
+    monkeypatch.syspath_prepend(folder)
+    ran_code = "import pathlib, torch\npathlib.Path('ran').touch()\n"
+    (folder / "mine.py").write_text(ran_code + "def batches(): return [torch.randn(8, 3, 8, 8)]\n")
+    (folder / "pyproject.toml").write_text(f'[{table}]\ndata = "mine:batches"\n')
+    ran = run("recalibrate", saved(), "--dry-run")
+    assert ran.code == 2
+    assert "code cannot be named in a file" in ran.err
+    assert not (folder / "ran").exists()
+    (folder / "pyproject.toml").write_text(f'[{table}]\ndata = "images.npy"\n')
+    np.save(folder / "images.npy", np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype("float32"))
+    assert run("recalibrate", "model.pt", "--dry-run").code == 0
+    assert run("recalibrate", "model.pt", "--dry-run", "--data", "mine:batches").code == 0
+    assert (folder / "ran").exists()
 
 
 def test_nor_may_a_variable(run: Run, saved: Saved, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

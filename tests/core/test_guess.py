@@ -134,6 +134,16 @@ def test_no_guess_says_what_was_tried_and_what_to_do(name: str) -> None:
     assert caught.value.exit_code == 4
 
 
+def test_what_torch_logs_of_shapes_that_do_not_fit_is_not_shown(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The guesses go through a flatten into a Linear that takes none of them."""
+    with pytest.raises(CaptureError, match="none of the guesses fits"):
+        guess(conv(3, 4, 45 * 71))
+    assert capsys.readouterr().err == ""
+    assert caplog.records == []
+
+
 class Caching(nn.Module):
     """Keeps what it computes, as attention layers keep their biases."""
 

@@ -193,7 +193,7 @@ def test_missing_classes_and_packages(tmp_path: Path) -> None:
     path = write(tmp_path / "m.pt", b"}U\x01acnot_here.blocks\nBlock\n)\x81s")
     with pytest.raises(SourceError, match="there is no module 'not_here'") as caught:
         opened(path, trust=["not_here"])
-    assert caught.value.todo == "pip install not_here"
+    assert caught.value.todo == "run from the folder that holds not_here, or install it"
 
 
 LAYER = """

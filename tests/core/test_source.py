@@ -337,6 +337,7 @@ BAD_SPECS = {
     "netfile:broken": (SourceError, "building it failed with RuntimeError: no such", "arguments"),
     "netfile:no_model": (SourceError, "gives a int, not an nn.Module", "return the model"),
     "needs:net": (SourceError, "importing needs failed with ModuleNotFoundError", "python -c 'import needs'"),
+    "resnet50": (SourceError, "there is no such file", "or write timm:resnet50 or torchvision:resnet50"),
     "missing.pt": (SourceError, "there is no such file", "check the path"),
     "C:/models/missing.pt": (SourceError, "there is no such file", "check the path"),
     "a\0b": (SourceError, "there is no such file", "check the path"),

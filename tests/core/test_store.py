@@ -565,6 +565,13 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert [p.name for p in target.parent.iterdir()] == ["target.bin"]
 
 
+@pytest.mark.parametrize("ending", ["pt", "safetensors", "onnx"])
+def test_a_model_alone_is_none_of_ours(ending: str, tmp_path: Path) -> None:
+    with pytest.raises(bn.UsageError, match="expected what a verb returns, got a Sequential"):
+        bn.save(net(), tmp_path / f"x.{ending}")  # type: ignore[arg-type]
+    assert not [*tmp_path.iterdir()]
+
+
 def test_force_and_endings(tmp_path: Path) -> None:
     surgery = bn.fold(net(), IMAGE)
     for name in ("m.pt", "m.pth", "m.safetensors"):
