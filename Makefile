@@ -4,12 +4,13 @@ BIN := .venv/bin
 DEMO := build/demo
 READY := .venv/ready
 
-.PHONY: help demo test guides zoo exported peers deep kills report bench clean
+.PHONY: help demo test docs guides zoo exported peers deep kills report ci-recipe bench release clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo    train two networks, fold their BatchNorms, show that nothing else changed; recalibrate and export others'
 	@echo 'make test    ruff, mypy and the tests'
+	@echo 'make docs    the pages as a site, in build/site; a broken link or anchor is an error'
 	@echo 'make guides  the longer examples: the curves of small batches, and transfer learning'
 	@echo 'make zoo     fold every architecture of tests/zoo.py'
 	@echo 'make exported  the ONNX files of its classifiers, from torch alone and from bntools, a file each in build/exported'
@@ -17,7 +18,9 @@ help:
 	@echo 'make deep    the laws on 50 000 random graphs'
 	@echo 'make kills   200 exports, killed at random moments: what is left is the old file or the new one'
 	@echo 'make report  the page of inspect in a real Chromium, and its picture in docs/images'
+	@echo 'make ci-recipe  the page about CI from a fresh clone, in environments of its own: workflow, action, hook'
 	@echo 'make bench   time, memory and latency of a fold, against torch.fx, the capture and ONNX Runtime; of recalibrate'
+	@echo 'make release  a wheel and a source archive in dist, once they have been installed and used in a new environment'
 	@echo 'make clean   remove the environment and all that was built'
 
 $(READY): pyproject.toml constraints.txt
@@ -35,9 +38,19 @@ test: $(READY)
 	$(BIN)/mypy
 	$(BIN)/pytest --numprocesses auto
 
+.venv/ready-docs: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,docs]'
+	@touch $@
+
+docs: .venv/ready-docs
+	$(BIN)/python -m tests.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/pytest tests/test_site.py
+	@echo 'the front page is build/site/index.html'
+
 guides: $(READY)
-	$(BIN)/python examples/small_batch.py
-	$(BIN)/python examples/transfer.py
+	$(BIN)/python examples/guides/small_batch.py
+	$(BIN)/python examples/guides/transfer.py
 
 zoo: $(READY)
 	rm -rf build/zoo
@@ -76,6 +89,9 @@ report: $(READY)
 	$(BIN)/pytest tests/report/test_html_in_chromium.py
 	$(BIN)/python -m tests.report.troubled build/inspect.html docs/images/inspect.png
 
+ci-recipe: $(READY)
+	$(BIN)/python -m tests.ci.clean_clone
+
 bench: $(READY)
 	$(BIN)/python -m tests.bench.fold_against_fx
 	$(BIN)/python -m tests.bench.help_against_typer
@@ -87,6 +103,9 @@ bench: $(READY)
 	$(BIN)/python -m tests.bench.recalibrate_scale
 	$(BIN)/python -m tests.bench.swap_against_copy
 	$(BIN)/python -m tests.bench.inspect_safetensors
+
+release: $(READY)
+	$(BIN)/python -m tests.release
 
 clean:
 	rm -rf .venv $(PEERS) build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
