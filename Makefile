@@ -19,7 +19,7 @@ help:
 	@echo 'make kills   200 exports, killed at random moments: what is left is the old file or the new one'
 	@echo 'make report  the page of inspect in a real Chromium, and its picture in docs/images'
 	@echo 'make ci-recipe  the page about CI from a fresh clone, in environments of its own: workflow, action, hook'
-	@echo 'make bench   time, memory and latency of a fold, against torch.fx, the capture and ONNX Runtime; of recalibrate'
+	@echo 'make bench   time and memory, against torch, torch.fx, ONNX Runtime and Typer, in docs/benchmarks.md'
 	@echo 'make release  a wheel and a source archive in dist, once they have been installed and used in a new environment'
 	@echo 'make clean   remove the environment and all that was built'
 
@@ -93,16 +93,7 @@ ci-recipe: $(READY)
 	$(BIN)/python -m tests.ci.clean_clone
 
 bench: $(READY)
-	$(BIN)/python -m tests.bench.fold_against_fx
-	$(BIN)/python -m tests.bench.help_against_typer
-	$(BIN)/python -m tests.bench.find_against_capture
-	$(BIN)/python -m tests.bench.latency_in_onnx
-	$(BIN)/python -m tests.bench.simplify
-	$(BIN)/python -m tests.bench.padding
-	$(BIN)/python -m tests.bench.recalibrate_time
-	$(BIN)/python -m tests.bench.recalibrate_scale
-	$(BIN)/python -m tests.bench.swap_against_copy
-	$(BIN)/python -m tests.bench.inspect_safetensors
+	$(BIN)/python -m tests.bench; status=$$?; $(BIN)/python -m tests.bench --write && exit $$status
 
 release: $(READY)
 	$(BIN)/python -m tests.release

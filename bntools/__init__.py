@@ -1,4 +1,6 @@
-"""Surgery on trained PyTorch models with BatchNorm: inspect, fold, recalibrate, freeze, swap, export, verify, replay.
+"""Surgery on trained PyTorch models with BatchNorm.
+
+Inspect, fold, recalibrate, freeze, swap or export a model; verify what came of it, and replay it on another.
 
 >>> import torch, bntools as bn
 >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).eval()

@@ -8,12 +8,16 @@
     ├── PlanError                     2   a plan that does not belong to this model
     └── PromiseError                  1   the result does not compute what was promised
 
-Each says where it happened, what was expected, what is there, and what to do about it.
+Each says where it happened, what was expected, what is there, and what to do about it; where somebody else's
+error is the cause, in one line of it.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
 class BntoolsError(Exception):
@@ -82,3 +86,19 @@ class PromiseError(BntoolsError):
     def __init__(self, message: str, *, todo: str = "", report: Any = None) -> None:
         super().__init__(message, todo=todo)
         self.report = report
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, cut to a length that fits a screen."""
+    text = _COLOUR.sub("", str(error)).strip().splitlines()
+    return text[0][:200] if text else "no message"
+
+
+def in_a_line(error: BaseException) -> str:
+    """Its class and the first line of its text.
+
+    Example:
+        >>> in_a_line(ValueError("no such shape"))
+        'ValueError: no such shape'
+    """
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -39,22 +39,6 @@ class ResidualNet(nn.Module):
         return self.head(self.blocks(self.stem(x)).amax((2, 3)))
 
 
-class NarrowNet(nn.Module):
-    """As `ResidualNet`, but behind the first block maps are *side* × *side*."""
-
-    def __init__(self, side: int, channels: int = 32, classes: int = 10) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
-        )
-        pool = nn.AdaptiveAvgPool2d(side)
-        self.blocks = nn.Sequential(Block(channels), pool, Block(channels), Block(channels))
-        self.head = nn.Linear(channels, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(self.stem(x)).amax((2, 3)))
-
-
 def mlp() -> nn.Sequential:
     """784-512-256-10 with BatchNorm1d between, of nothing but torch.nn: it opens without a trusted prefix."""
     return nn.Sequential(

@@ -27,8 +27,7 @@ from typing import Any
 import torch
 
 import bntools as bn
-from bntools.core.capture import first_line, in_a_line
-from bntools.errors import BntoolsError, PromiseError
+from bntools.errors import BntoolsError, PromiseError, first_line, in_a_line
 from tests.bench.latency_in_onnx import session
 from tests.bench.turns import medians
 from tests.peers.table import line

@@ -22,13 +22,14 @@ def network() -> nn.Module:
 
     The statistics of one layer are young, which is a warning of `inspect`, and no error.
     """
-    layers = [
-        (f"layer{n}", nn.Sequential(nn.Conv2d(i, 32, 3, stride, bias=False), nn.BatchNorm2d(32), nn.ReLU()))
-        for n, i, stride in ((1, 3, 4), (2, 32, 2), (3, 32, 1))
-    ]
-    rest = [("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("head", nn.Linear(32, 10))]
+    sizes = ((1, 3, 4), (2, 32, 2), (3, 32, 1))
     with torch.random.fork_rng():
         torch.manual_seed(0)
+        layers = [
+            (f"layer{n}", nn.Sequential(nn.Conv2d(i, 32, 3, by, bias=False), nn.BatchNorm2d(32), nn.ReLU()))
+            for n, i, by in sizes
+        ]
+        rest = [("pool", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("head", nn.Linear(32, 10))]
         model = season(nn.Sequential(OrderedDict([*layers, *rest])).eval())
     model.get_buffer("layer1.1.num_batches_tracked").fill_(20)
     return model

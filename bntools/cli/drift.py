@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
-from bntools.cli.printable import printable
 from bntools.cli.reports import code, layers, notices
-from bntools.cli.text import line, norms, size, stays, table
+from bntools.cli.text import line, listed, norms, size, stays, table
 from bntools.core.plan import Plan
+from bntools.printable import printable
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
     from bntools.core.drift import Drift
     from bntools.findings.passed import Pass
 
-_NAMED = 8
 _HEAD = ("layer", "mean, in σ", "log σ²", "divergence", "error, in σ")
 
 
@@ -27,7 +26,7 @@ def drifted(out: Console, plan: Plan, drift: Drift, left_out: Sequence[str]) -> 
     line(out, "moved", summary(plan, drift))
     line(out, "data", used(drift))
     if left_out:
-        line(out, "left out", few(left_out))
+        line(out, "left out", listed(left_out))
     if drift.gap_before is not None and drift.gap_after is not None:
         gap = f"{drift.gap_before:.1e} of the scale before, {drift.gap_after:.1e} after"
         line(out, "gap", f"outputs off by {gap}")
@@ -36,7 +35,7 @@ def drifted(out: Console, plan: Plan, drift: Drift, left_out: Sequence[str]) -> 
 
 def github(out: Console, plan: Plan, drift: Drift, left_out: Sequence[str]) -> None:
     """A notice with the result, and a warning for each BatchNorm that keeps its statistics."""
-    lacking = f"; left out: {few(left_out)}" if left_out else ""
+    lacking = f"; left out: {listed(left_out)}" if left_out else ""
     notices(out, "recalibrate", f"{summary(plan, drift)}; {used(drift)}{lacking}", plan)
 
 
@@ -50,7 +49,7 @@ def markdown(
 ) -> None:
     """A summary and a table of the layers."""
     told = f"{summary(plan, drift)}; {used(drift)}"
-    told += f"\n\nLeft out: {few(left_out, code)}" if left_out else ""
+    told += f"\n\nLeft out: {listed([*map(code, left_out)])}" if left_out else ""
     layers(out, loading, told, written, [_HEAD, *_rows(drift)], names=1)
 
 
@@ -89,12 +88,6 @@ def used(drift: Drift) -> str:
     if drift.skipped:
         text += f"; left out with NaN or infinity: {', '.join(map(str, drift.skipped))}"
     return text
-
-
-def few(names: Sequence[str], name: Callable[[str], str] = str) -> str:
-    """The first of some names, each by its *name*, and how many more there are."""
-    more = len(names) - _NAMED
-    return ", ".join(map(name, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")
 
 
 def _rows(drift: Drift) -> Sequence[tuple[str, ...]]:

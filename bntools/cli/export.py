@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bntools.cli import opening
 from bntools.cli import options as o
-from bntools.cli.facts import Failure, Loading, Output
+from bntools.cli.facts import INCONCLUSIVE, Failure, Loading, Output
 from bntools.cli.render import sink
 from bntools.errors import UsageError
 
@@ -145,9 +145,8 @@ def export(
         example = f"{done.example} ({done.example.origin})"
         failure = None
         if written is None:
-            failure = Failure(
-                f"the file's check is {done.check.verdict}: {done.check.why}", "nothing was written", 5
-            )
+            why = f"the file's check is {done.check.verdict}: {done.check.why}"
+            failure = Failure(why, "nothing was written", INCONCLUSIVE)
 
         def screen(console: Console) -> None:
             text.heading(console, loading, example)

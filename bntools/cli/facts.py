@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # it imports torch
     from bntools.core.verify import Report
 
+INCONCLUSIVE = 5
+"""The exit code, with ``--strict``, where nobody can tell; all others are those of errors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loading:

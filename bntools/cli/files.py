@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from bntools.cli.facts import Failure, Output
+from bntools.cli.facts import INCONCLUSIVE, Failure, Output
 from bntools.core.atomic import check_place
 from bntools.core.programfile import PROGRAMS, write_program
 from bntools.core.sniff import Kind
@@ -80,7 +80,8 @@ def _write(
     if path.suffix in PROGRAMS:
         check = write_program(surgery, path, force=force, certain=certain)
         if check is not None and certain and check.verdict is not Verdict.PASSED:
-            return Failure(f"the file's check is {check.verdict}: {check.why}", "nothing was written", 5)
+            why = f"the file's check is {check.verdict}: {check.why}"
+            return Failure(why, "nothing was written", INCONCLUSIVE)
         what = (
             "an ONNX model, with its plan" if path.suffix == ".onnx" else "an exported program, with its plan"
         )

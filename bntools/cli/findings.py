@@ -1,33 +1,24 @@
-"""Findings: which are asked for, and how they are shown: the worst rule first, once for all its layers."""
+"""How findings are shown: the worst rule first, once for all its layers."""
 
 from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import typer
 from rich.console import Console
 
-from bntools.cli import opening, text
+from bntools.cli import text
 from bntools.cli.facts import Failure
-from bntools.cli.printable import annotation, printable
+from bntools.cli.render import annotation
 from bntools.cli.reports import cell, code, plain
-from bntools.errors import PromiseError, UsageError
+from bntools.errors import PromiseError
 from bntools.findings import RULES, Finding, Severity, together
-from bntools.findings.baseline import (
-    Compared,
-    Known,
-    check_baseline,
-    compared,
-    read_baseline,
-    write_baseline,
-)
+from bntools.findings.baseline import Compared
 from bntools.findings.finding import SEVERITIES
-from bntools.findings.mixtures import Mixture
-from bntools.findings.thresholds import check_thresholds, rule_called
+from bntools.findings.mixtures import KINDS, Mixture
+from bntools.printable import printable
 
 _FEW = 3
 _WIDEST = 120
@@ -35,94 +26,6 @@ _WIDEST = 120
 _LABEL = 12
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.NOTE: "notice"}
-
-
-def thresholds(given: Sequence[str] | None) -> dict[str, float]:
-    """``--set BN007=0.05``, read.
-
-    Raises:
-        UsageError: if one is no rule and a number.
-
-    Example:
-        >>> thresholds(["BN007=0.05"])
-        {'BN007': 0.05}
-    """
-    values = {}
-    for each in given or ():
-        name, _, value = each.partition("=")
-        try:
-            values[name.strip()] = float(value)
-        except ValueError:
-            raise UsageError(f"--set {each}: no threshold", todo="write it as BN007=0.05") from None
-    return check_thresholds(values)
-
-
-def rules_of(chosen: str | None) -> frozenset[str]:
-    """``--fail-on warning,BN013``, read: the rules whose findings are a failure.
-
-    A severity includes those that are worse.
-
-    Raises:
-        UsageError: if one is neither a severity nor a rule.
-
-    Example:
-        >>> sorted(rules_of("BN013,BN004"))
-        ['BN004', 'BN013']
-    """
-    rules: set[str] = set()
-    for each in filter(None, (part.strip() for part in (chosen or "").split(","))):
-        if each in SEVERITIES:
-            bad = SEVERITIES[: SEVERITIES.index(Severity(each)) + 1]
-            rules |= {rule.id for rule in RULES.values() if rule.severity in bad}
-        elif each[:2] == "BN":
-            rules.add(rule_called(each).id)
-        else:
-            raise UsageError(
-                f"--fail-on {each}: neither a severity nor a rule",
-                todo="give error, warning, note or the ids of rules, with commas between them",
-            )
-    return frozenset(rules)
-
-
-class Baseline(NamedTuple):
-    """A file of known findings: what is in it; None for one that is to be written."""
-
-    path: Path
-    entries: Collection[Known] | None
-    force: bool = False
-
-
-def baseline(context: typer.Context) -> Baseline | None:
-    """``--baseline`` or ``--write-baseline``, checked before minutes go into a run.
-
-    Raises:
-        UsageError: if both are given, or the one cannot be read or the other may not be written.
-    """
-    known, written = opening.one_of(context, "baseline", "write_baseline")
-    if known and written:
-        raise UsageError("--baseline and --write-baseline exclude each other", todo="give one of them")
-    if written:
-        check_baseline(written, force=context.params["force"])
-        return Baseline(written, None, context.params["force"])
-    return Baseline(known, read_baseline(known)) if known else None
-
-
-def held_against(
-    chosen: Baseline | None, findings: Sequence[Finding], asked: Collection[str], *, whole: bool
-) -> Compared | None:
-    """What of the findings is known by a baseline; it is written now, if that was asked for.
-
-    Args:
-        chosen: the baseline.
-        findings: all of them.
-        asked: the rules that were asked.
-        whole: whether all rules had what they look at; else a baseline would miss some, and is not written.
-    """
-    if chosen is None or (chosen.entries is None and not whole):
-        return None
-    if chosen.entries is None:
-        return write_baseline(chosen.path, findings, force=chosen.force)
-    return compared(chosen.path, chosen.entries, findings, asked)
 
 
 def _known(held: Compared | None, few: int | None) -> dict[str, str]:
@@ -134,9 +37,8 @@ def _known(held: Compared | None, few: int | None) -> dict[str, str]:
     told = {"known": f"{_count(held.known)}, in {held.path} and not shown"}
     if held.gone:
         names = [e.rule if e.layer is None else f"{e.rule} in {e.layer or 'the model'}" for e in held.gone]
-        more = f" and {len(names) - few} more" if few and len(names) > few else ""
         entries = f"{len(names)} {'entry' if len(names) == 1 else 'entries'}"
-        told["gone"] = f"{entries} of {held.path} no longer occur: {', '.join(names[:few])}{more}"
+        told["gone"] = f"{entries} of {held.path} no longer occur: {text.listed(names, few)}"
     return told
 
 
@@ -219,16 +121,8 @@ def markdown(out: Console, findings: Sequence[Finding], held: Compared | None) -
 
 def mixtures(found: Sequence[Mixture]) -> list[tuple[str, ...]]:
     """A row for each SwitchableNorm, under their head: how much it normalises by what."""
-    kinds = ("instance", "layer", "batch")
-    head = ("SwitchableNorm", *(f"{what} {kind}" for what in ("mean", "var") for kind in kinds))
-    rows = [
-        (
-            each.layer or "the model",
-            *(f"{getattr(part, kind):.1%}" for part in (each.mean, each.var) for kind in kinds),
-        )
-        for each in found
-    ]
-    return [head, *rows]
+    head = ("SwitchableNorm", *(f"{what} {kind}" for what in ("mean", "var") for kind in KINDS))
+    return [head, *((each.layer or "the model", *(f"{s:.1%}" for s in each.shares)) for each in found)]
 
 
 def mixed(out: Console, found: Sequence[Mixture]) -> None:
@@ -270,7 +164,6 @@ def _by_detail(
             names.append(name(finding.layer or "the model"))
     lines = []
     for detail, names in list(alike.items())[:few]:
-        more = f" and {len(names) - few} more" if few and len(names) > few else ""
-        lines.append(f"{', '.join(names[:few])}{more}: {words(detail)}" if names else words(detail))
+        lines.append(f"{text.listed(names, few)}: {words(detail)}" if names else words(detail))
     left = sum(map(len, list(alike.values())[few:])) if few else 0
     return lines + [f"and {left} more layers"] * (left > 0)

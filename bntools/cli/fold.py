@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bntools.cli import opening
 from bntools.cli import options as o
-from bntools.cli.facts import Failure, Loading
+from bntools.cli.facts import INCONCLUSIVE, Failure, Loading
 from bntools.cli.render import sink
 from bntools.errors import PromiseError
 
@@ -164,5 +164,5 @@ def _failure(plan: Plan, report: Report, strict: bool, most: int | None) -> Fail
         why = f"{remaining} of {len(plan.sites)} BatchNorms stay, at most {limit} may"
         return Failure(why, "nothing was written", PromiseError.exit_code)
     if strict and plan.changes and report.verdict.value == "inconclusive":
-        return Failure(f"the proof is inconclusive: {report.why}", "nothing was written", 5)
+        return Failure(f"the proof is inconclusive: {report.why}", "nothing was written", INCONCLUSIVE)
     return None

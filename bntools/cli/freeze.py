@@ -11,9 +11,8 @@ from rich.console import Console
 from bntools.cli import opening
 from bntools.cli import options as o
 from bntools.cli.facts import Loading
-from bntools.cli.printable import printable
 from bntools.cli.render import Sink, sink
-from bntools.errors import UsageError
+from bntools.printable import printable
 
 if TYPE_CHECKING:  # they import torch
     from bntools.core.freezing import Freezing
@@ -36,7 +35,6 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", help="Fail if a BatchNorm stays as it is.", envvar="BNTOOLS_STRICT"),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")]
 
 
 def freeze(
@@ -67,7 +65,7 @@ def freeze(
         bool, typer.Option("--affine-only", help="Only γ and β: the statistics still move.")
     ] = False,
     strict: Strict = False,
-    dry_run: DryRun = False,
+    dry_run: o.DryRun = False,
     force: o.Force = False,
     format: o.OutputFormat = o.Format.text,
     as_json: o.Json = False,
@@ -82,9 +80,7 @@ def freeze(
     """
     with sink("freeze", opening.form(context), quiet, verbose, traceback) as out:
         opening.check_file(model)
-        of_stats, of_affine = opening.one_of(context, "stats_only", "affine_only")
-        if of_stats and of_affine:
-            raise UsageError("--stats-only and --affine-only exclude each other", todo="give one of them")
+        of_stats, of_affine = opening.exclusive(context, "stats_only", "affine_only")
         from bntools.verbs.freeze import freeze as freeze_model
 
         found, target = _opened(context, out, model, output, "frozen", force=force or dry_run)
@@ -114,7 +110,7 @@ def unfreeze(
     unsafe: o.Unsafe = False,
     only: Only = None,
     strict: Strict = False,
-    dry_run: DryRun = False,
+    dry_run: o.DryRun = False,
     force: o.Force = False,
     format: o.OutputFormat = o.Format.text,
     as_json: o.Json = False,

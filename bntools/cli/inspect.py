@@ -109,11 +109,11 @@ def inspect(
     """
     with sink("inspect", opening.form(context), quiet, verbose, traceback) as out:
         opening.check_file(model)
-        from bntools.cli import drift, findings, reports, text
+        from bntools.cli import drift, findings, reports, rules, text
 
         asked = images.asked(context, data) if data is not None else {}
-        fatal, limits = findings.rules_of(fail_on), findings.thresholds(thresholds)
-        chosen = findings.baseline(context)
+        fatal, limits = rules.that_fail(fail_on), rules.thresholds(thresholds)
+        chosen = rules.baseline(context)
         if html is not None:
             from bntools.report.html import check_page
 
@@ -131,7 +131,7 @@ def inspect(
             loading, census, seen = _with_torch(context, model, out, limits, asked)
         example = f"{census.example} ({census.example.origin})" if census.example else ""
         unread = opening.not_captured(census.plan) if census.plan else None
-        held = findings.held_against(chosen, census.findings, census.asked, whole=unread is None)
+        held = rules.held_against(chosen, census.findings, census.asked, whole=unread is None)
         told = held.new if held else census.findings
         if html is not None:  # whatever --fail-on says: it is for who wants to see why
             out.note(_page(html, census, told, seen, loading, force=force))

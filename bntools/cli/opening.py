@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os.path
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +29,9 @@ def check_file(name: str | Path) -> None:
 
     if not str(name):  # as an unset variable of a script leaves it; a Path of it is the working folder
         raise UsageError("no file was named", todo="give a file or the name of an architecture")
-    path = Path(name)
-    if _is_there(path) or isinstance(name, Path) or ":" not in name:  # else it is the name of an architecture
-        sniff(path)
+    # Else it is the name of an architecture, which may be too long for a path.
+    if os.path.exists(name) or isinstance(name, Path) or ":" not in name:
+        sniff(name)
 
 
 def load(context: typer.Context, model: str, *, graphs: bool = False) -> Loaded:
@@ -44,14 +45,7 @@ def holds_program(model: str) -> bool:
     """Whether it is a ``.pt2`` file of torch.export."""
     from bntools.core.sniff import Kind, sniff
 
-    return _is_there(Path(model)) and sniff(model).kind is Kind.PROGRAM
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long for one, such as that of an architecture
-        return False
+    return os.path.exists(model) and sniff(model).kind is Kind.PROGRAM
 
 
 def look(context: typer.Context, model: str) -> Loaded | State:
@@ -74,9 +68,8 @@ def _how(context: typer.Context, model: str, *, graphs: bool = False) -> dict[st
     given = context.params
     key, ema = one_of(context, "key", "ema")
     arch, keywords = given["arch"], given["arch_kwargs"]
-    path = Path(model)
     models = (Kind.MODULE, Kind.PROGRAM, Kind.ONNX) if graphs else (Kind.MODULE,)
-    whole = not _is_there(path) or sniff(path).kind in models
+    whole = not os.path.exists(model) or sniff(model).kind in models
     if whole and arch is not None and _source(context, "arch") > 0:
         # A default for weights says nothing about what needs none.
         arch, keywords = None, keywords if _source(context, "arch_kwargs") == 0 else None
@@ -95,6 +88,19 @@ def one_of(context: typer.Context, *names: str) -> tuple[Any, ...]:
     given = {name: context.params[name] for name in names}
     first = min((_source(context, name) for name in names if given[name]), default=0)
     return tuple(v if v and _source(context, name) == first else None for name, v in given.items())
+
+
+def exclusive(context: typer.Context, *names: str) -> tuple[Any, ...]:
+    """The same, where two of one source are a mistake.
+
+    Raises:
+        UsageError: if there are two.
+    """
+    given = one_of(context, *names)
+    if all(given):
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise UsageError(f"{options} exclude each other", todo="give one of them")
+    return given
 
 
 def _source(context: typer.Context, name: str) -> int:
@@ -135,9 +141,7 @@ def example(context: typer.Context, found: Loaded) -> Example | None:
     """The input that was asked for, else none, and it will be guessed."""
     from bntools.core.inputs import parse_inputs, read_inputs
 
-    shapes, file = one_of(context, "input", "inputs")
-    if shapes and file:
-        raise UsageError("--input and --inputs exclude each other", todo="give one of them")
+    shapes, file = exclusive(context, "input", "inputs")
     if file is not None:
         return read_inputs(file, found.model)
     return parse_inputs(shapes, found.model) if shapes else None

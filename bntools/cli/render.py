@@ -19,8 +19,8 @@ from rich.markup import escape
 
 from bntools.cli.facts import Failure
 from bntools.cli.options import Format
-from bntools.cli.printable import annotation, one_line, printable
 from bntools.errors import BntoolsError, CaptureError, UsageError
+from bntools.printable import one_line, printable
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -162,6 +162,11 @@ class Sink:
             _hush(self._stdout)
         except OSError as error:
             raise unwritable(self._stdout, error) from error
+
+
+def annotation(level: str, verb: str, text: str) -> str:
+    """A line that GitHub shows beside the run; its commands need some characters escaped."""
+    return f"::{level} title=bntools {verb}::{printable(text).replace('%', '%25')}"
 
 
 def _in_one(failure: Failure) -> str:

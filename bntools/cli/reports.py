@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
-from bntools.cli.printable import annotation, printable
+from bntools.cli.render import annotation
 from bntools.cli.text import done, left_of, norms, taken_by, why_not
 from bntools.core.plan import Plan, Refusal, Site
+from bntools.printable import printable
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
     from bntools.core.verify import Report
@@ -41,10 +42,7 @@ def markdown(
     written: Output | None,
 ) -> None:
     """A summary and a table of all sites."""
-    plain(out, f"**{cell(loading.name)}** ({cell(loading.what)})\n")
-    plain(out, f"{summary(sites, plan, report)}\n")
-    if written is not None:
-        plain(out, f"Written: {code(written.path)}\n")
+    _heading(out, loading, summary(sites, plan, report), written)
     into = {e.site.name: taken_by(plan, e, code) for e in plan.edits} if plan else {}
     left = left_of(plan) if plan else {}
     why = {r.site.name: _why(r, left) for r in plan.refusals} if plan else {}
@@ -77,15 +75,19 @@ def layers(
         rows: the first is the head.
         names: how many columns hold names; the others hold numbers.
     """
-    plain(out, f"**{cell(loading.name)}** ({cell(loading.what)})\n")
-    plain(out, f"{told}\n")
-    if written is not None:
-        plain(out, f"Written: {code(written.path)}\n")
+    _heading(out, loading, told, written)
     head, *others = rows
     plain(out, f"| {' | '.join(head)} |")
     plain(out, f"|{'---|' * names}{'---:|' * (len(head) - names)}")
     for row in others:
         plain(out, f"| {code(row[0])} | {' | '.join(row[1:])} |")
+
+
+def _heading(out: Console, loading: Loading, told: str, written: Output | None) -> None:
+    plain(out, f"**{cell(loading.name)}** ({cell(loading.what)})\n")
+    plain(out, f"{told}\n")
+    if written is not None:
+        plain(out, f"Written: {code(written.path)}\n")
 
 
 def summary(sites: Sequence[Site], plan: Plan | None, report: Report | None) -> str:

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape as markup_escape
 
 from bntools.cli.facts import Loading, Output
-from bntools.cli.printable import printable
 from bntools.core.plan import Edit, Op, Plan, Refusal, Side, Site
 from bntools.core.reasons import REMEDIES, Reason
+from bntools.printable import printable
 
 if TYPE_CHECKING:  # both import torch, which a screen can do without
     from bntools.core.latency import Latency
@@ -134,12 +134,9 @@ def remedies(out: Console, refusals: Sequence[Refusal]) -> None:
 
 def proof(out: Console, report: Report) -> None:
     """The verdict, and the numbers that it stands on."""
-    colour = {"passed": "green", "failed": "red"}.get(report.verdict.value, "yellow")
-    verdict = f"[{colour}]{report.verdict.value}[/{colour}]"
+    verdict(out, "proof", report)
     if report.verdict.value == "skipped":
-        line(out, "proof", f"{verdict}: {escape(report.why)}", markup=True)
         return
-    line(out, "proof", f"{verdict}{': ' + escape(report.why) if report.why else ''}", markup=True)
     line(
         out,
         "",
@@ -155,15 +152,19 @@ def proof(out: Console, report: Report) -> None:
         line(out, "", f"on {inputs}")
 
 
+def verdict(out: Console, label: str, report: Report, by: str = "") -> None:
+    """In its colour, with what stands behind it and the reason for it."""
+    colour = {"passed": "green", "failed": "red"}.get(report.verdict.value, "yellow")
+    why = f": {escape(report.why)}" if report.why else ""
+    line(out, label, f"[{colour}]{report.verdict.value}[/{colour}]{by}{why}", markup=True)
+
+
 def file_check(out: Console, written: Output | None) -> None:
     """What the runtime computed from the file that was written."""
     if written is None or written.check is None:
         return
     check = written.check
-    colour = "green" if check.verdict.value == "passed" else "yellow"
-    why = f": {escape(check.why)}" if check.why else ""
-    by = f", by {check.runtime}" if check.runtime else ""
-    line(out, "file", f"[{colour}]{check.verdict.value}[/{colour}]{by}{why}", markup=True)
+    verdict(out, "file", check, f", by {check.runtime}" if check.runtime else "")
     if check.noise is not None:
         own = f"where the original's own rounding is {check.noise:.1e}"
         line(out, "", f"off by {check.error:.1e} of the scale, {own}")
@@ -228,10 +229,14 @@ def taken_by(plan: Plan, edit: Edit, name: Callable[[str], str] = str) -> str:
     if plan.verb != "fold":
         return _DONE.get(plan.verb, "changed")
     ops = _ops(plan)
-    names = [f"{name(path or 'the model')} ({ops[path]})" for path in edit.into[:_NAMED]]
-    more = len(edit.into) - len(names)
-    listed = ", ".join(names) + (f" and {more} more" if more else "")
-    return f"{listed}{_WHERE[edit.side]}" if names else "nothing: nobody sees it"
+    names = [f"{name(path or 'the model')} ({ops[path]})" for path in edit.into]
+    return f"{listed(names, _NAMED)}{_WHERE[edit.side]}" if names else "nothing: nobody sees it"
+
+
+def listed(names: Sequence[str], most: int | None = 8) -> str:
+    """The first of some names, and how many more there are; all of them where *most* is None."""
+    more = len(names) - most if most is not None else 0
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _ops(plan: Plan) -> dict[str, str]:

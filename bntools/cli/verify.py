@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bntools.cli import opening
 from bntools.cli import options as o
-from bntools.cli.facts import Failure, Loading
+from bntools.cli.facts import INCONCLUSIVE, Failure, Loading
 from bntools.cli.render import Sink, sink
 from bntools.errors import PlanError, PromiseError, UsageError
 
@@ -89,11 +89,11 @@ def verify(
         out.step("loading")
         (one, what), (two, other) = _both(context, a, b, keep_mode, out)
         taker = two if isinstance(one, Path) and not isinstance(two, Path) else one
-        batches = _data(data, taker, batch_size) if data is not None else None
+        given, batches = _given(context, taker, batch_size)
         report = verify_both(
             one,
             two,
-            _example(context, taker, data),
+            given,
             data=batches,
             exact=exact,
             bisect=not no_bisect,
@@ -160,7 +160,7 @@ class _Plan:
                 todo="name its architecture with --arch, or give the model that was changed as the other one",
             )
         if arch is not None:
-            with _without_arch(context, whole=True):
+            with _without(context, "arch"):
                 other = opening.load(context, arch).model
         assert other is not None
         return apply(self._artefact, other).eval()
@@ -182,42 +182,40 @@ def _opened(context: typer.Context, name: str, keep_mode: bool, out: Sink) -> tu
         except PlanError:
             if kind is Kind.ARTEFACT:
                 raise
-    with _without_arch(context, whole=kind in (Kind.MODULE, Kind.SPEC)):
+    # --arch is about the one of the two that needs it, its arguments too; but a name takes them as well.
+    others = {Kind.MODULE: ("arch", "arch_kwargs"), Kind.SPEC: ("arch",)}.get(kind, ())
+    with _without(context, *(others if context.params["arch"] is not None else ())):
         found = opening.load(context, name)
     opening.set_mode(found, keep_mode, out)
     return found.model, found.what
 
 
 @contextmanager
-def _without_arch(context: typer.Context, *, whole: bool) -> Iterator[None]:
-    """``--arch`` is about the one of the two that needs it."""
-    arch = context.params["arch"]
-    if whole:
-        context.params["arch"] = None
+def _without(context: typer.Context, *names: str) -> Iterator[None]:
+    """Inside this, these options are as if nobody had given them."""
+    given = {name: context.params[name] for name in names}
+    context.params.update(dict.fromkeys(names))
     try:
         yield
     finally:
-        context.params["arch"] = arch
+        context.params.update(given)
 
 
-def _example(context: typer.Context, taker: Any, data: str | None) -> Any:
-    """The input that was asked for, else none, and it will be guessed."""
-    from bntools.core.inputs import parse_inputs, read_inputs
-    from bntools.verbs.verify import taker_of
-
-    shapes, file = opening.one_of(context, "input", "inputs")
-    if sum(each is not None and each != [] for each in (shapes, file, data)) > 1:
-        raise UsageError("--input, --inputs and --data exclude each other", todo="give one of them")
-    if file is not None:
-        return read_inputs(file, taker_of(taker))
-    return parse_inputs(shapes, taker_of(taker)) if shapes else None
-
-
-def _data(name: str, taker: Any, batch_size: int) -> Any:
+def _given(context: typer.Context, taker: Any, batch_size: int) -> tuple[Any, Any]:
+    """The input that was asked for, or the data; neither, and an input will be guessed."""
     from bntools.core.data import open_data
+    from bntools.core.inputs import parse_inputs, read_inputs
     from bntools.verbs.verify import BATCHES, taker_of
 
-    return open_data(name, taker_of(taker), batch_size, max_samples=BATCHES * batch_size)
+    shapes, file, data = opening.one_of(context, "input", "inputs", "data")
+    if sum(map(bool, (shapes, file, data))) > 1:
+        raise UsageError("--input, --inputs and --data exclude each other", todo="give one of them")
+    if data:
+        batches = open_data(data, taker_of(taker), batch_size, max_samples=BATCHES * batch_size)
+        return None, batches
+    if file:
+        return read_inputs(file, taker_of(taker)), None
+    return (parse_inputs(shapes, taker_of(taker)) if shapes else None), None
 
 
 def _measured(report: Report) -> list[str]:
@@ -259,5 +257,5 @@ def _failure(report: Report, strict: bool) -> Failure | None:
         at = f", from {report.broken} on" if report.broken else ""
         return Failure(f"they do not compute the same: {report.why}{at}", "", PromiseError.exit_code)
     if strict and verdict != "passed":
-        return Failure(f"the check is {verdict}: {report.why}", "give other inputs", 5)
+        return Failure(f"the check is {verdict}: {report.why}", "give other inputs", INCONCLUSIVE)
     return None

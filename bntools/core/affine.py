@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bntools.core.calls import Call, Stored, Value
+from bntools.core.calls import BY_BATCH, Call, Stored, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,7 @@ def _embedding(call: Call) -> HostCall:
 
 def _batch_norm(call: Call) -> HostCall:
     """By running statistics it is a layer of one weight a channel; by the batch's it undoes what it reads."""
-    still = call.args.get("running_mean") is not None and not call.args.get(
-        "training", call.args.get("use_input_stats")
-    )
+    still = call.args.get("running_mean") is not None and not call.args.get(BY_BATCH[call.op])
     return HostCall(1, "vector", call.args["weight"], call.args["bias"], 1, 1 if still else None, still)
 
 

@@ -79,16 +79,15 @@ def group_affine(
 def fold_weight(
     weight: Tensor, s: Tensor, t: Tensor, layout: str, groups: int = 1, r: Tensor | None = None
 ) -> Tensor:
-    """W' of a layer that has ``s·y + t`` to return where it returned y, and reads x where it read ``r·x +
-    v``.
+    """W' of a layer that has ``s·y + t`` to return where it returned y, and reads x where it read
+    ``r·x + v``.
 
     Args:
         weight: W, by *layout*:
 
             - ``rows``: convolution (O, I/g, K…) or linear (O, I): W'[o, i] = s_o·W[o, i]·r_i
             - ``transposed``: transposed convolution (I, O/g, K…): W'[i, o] = s_o·W[i, o]·r_i, where output
-            channel
-              o of group j is number j·O/g + o
+              channel o of group j is number j·O/g + o
             - ``vector``: the γ of a norm, (C,): γ' = s·γ·r
             - ``table``: embedding (V, C), which has no bias: E' = E·s + t
         s, t: shape (O,).
@@ -157,8 +156,7 @@ def fold_bias(bias: Tensor | None, s: Tensor, t: Tensor, added: Tensor | None = 
 
 
 def shift_of(weight: Tensor, v: Tensor, layout: str, groups: int = 1) -> Tensor:
-    """What a layer returns for an input that is v in each channel: the sum of W·v over inputs and kernel,
-    (O,).
+    """What a layer returns for an input that is v in each channel: W·v summed over inputs and kernel, (O,).
 
     Args:
         weight: W, of ``rows`` or ``transposed``, see `fold_weight`; in float64.

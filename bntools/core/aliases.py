@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from bntools.core.calls import Call, Value
-from bntools.core.graph import BlockedError, Graph, where
+from bntools.core.graph import BlockedError, Graph, seen_outside, where
 from bntools.core.reasons import Reason
 from bntools.core.sites import BatchNorm
 
@@ -54,19 +54,17 @@ def _needed(graph: Graph, writer: Call, memories: set[int]) -> BlockedError | No
         if graph.born.get(memory, -1) > writer.index:
             continue
         for who in graph.capture.outside.get(memory, ()):
-            how = {"output": "returned", "kept": "kept by the model or its caller"}.get(who, f"seen by {who}")
-            return BlockedError(Reason.WRITTEN_IN_PLACE, f"{where(writer)} would write into what is {how}")
+            what = f"{where(writer)} would write into what is {seen_outside(who)}"
+            return BlockedError(Reason.WRITTEN_IN_PLACE, what)
         if memory not in graph.born:
             return BlockedError(
                 Reason.WRITTEN_IN_PLACE, f"{where(writer)} would write into what the model was given"
             )
         for reader in graph.readers[memory]:
-            made = min(_made(graph, r) for r in reader.reads() if isinstance(r, Value) and r.memory == memory)
+            made = min(
+                graph.made_at(r) for r in reader.reads() if isinstance(r, Value) and r.memory == memory
+            )
             if made < writer.index < reader.index:
                 what = f"{where(writer)} would write into what {where(reader)} still reads"
                 return BlockedError(Reason.WRITTEN_IN_PLACE, what)
     return None
-
-
-def _made(graph: Graph, value: Value) -> int:
-    return graph.made[value.id].index if value.id in graph.made else -1

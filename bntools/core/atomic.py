@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bntools.errors import BntoolsError, SourceError, UsageError
+from bntools.errors import SourceError, UsageError
 
 
 @contextmanager
@@ -31,8 +31,6 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
         check_free(path, force)
         _settle(part, path)
         part = None
-    except BntoolsError:
-        raise
     except OSError as error:
         raise SourceError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -66,8 +64,6 @@ def replacing_with(path: Path, *, force: bool) -> Iterator[Path]:
             _settle(each, place.parent / each.name)
         check_free(place, force)
         _settle(folder / path.name, place)
-    except BntoolsError:
-        raise
     except OSError as error:
         raise SourceError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:

@@ -57,10 +57,8 @@ class Axes:
         auto = torch.export.Dim.AUTO
 
         def of(name: str) -> Any:
-            open_axes = {**dict.fromkeys([0] if batch else [], auto)}
-            for each in ("", name):
-                open_axes |= dict.fromkeys(self.named.get(each, {}), auto)
-            return lambda leaf: dict(open_axes) if isinstance(leaf, Tensor) else None
+            numbers = [*([0] if batch else []), *self.named.get("", ()), *self.named.get(name, ())]
+            return lambda leaf: dict.fromkeys(numbers, auto) if isinstance(leaf, Tensor) else None
 
         return tuple(pytree.tree_map(of(name), arg) for name, arg in named.items())
 

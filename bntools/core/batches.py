@@ -10,11 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bntools.core.capture import in_a_line
-from bntools.core.example import Example
-from bntools.core.inputs import argument_names, as_model, type_and_device
+from bntools.core.example import Example, argument_names
+from bntools.core.inputs import as_model, type_and_device
 from bntools.core.leaves import tensors_of
-from bntools.errors import BntoolsError, CaptureError, UsageError
+from bntools.errors import BntoolsError, CaptureError, UsageError, in_a_line
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on a batch."""

@@ -49,6 +49,11 @@ def is_floating(dtype: str) -> bool:
     return dtype in ("float64", "float32", "float16", "bfloat16")
 
 
+BY_BATCH: Mapping[str, str] = {"batch_norm": "training", "instance_norm": "use_input_stats"}
+"""The operators that may normalise by running statistics, and the argument by which each uses the batch's and
+writes those.
+"""
+
 # Arguments that are asked for their shape, type or device, not for their values.
 _ONLY_SHAPE: Mapping[str, str] = {
     **dict.fromkeys(("reshape_as", "view_as", "expand_as", "type_as", "to"), "other"),

@@ -26,9 +26,7 @@ from bntools.core.plan import Site
 from bntools.core.sites import site_of
 from bntools.core.trace import Trace
 from bntools.core.untouched import untouched
-from bntools.errors import CaptureError, UsageError
-from bntools.errors import first_line as first_line  # where others still look for it
-from bntools.errors import in_a_line as in_a_line
+from bntools.errors import CaptureError, UsageError, in_a_line
 
 
 def capture(model: nn.Module, example: Example) -> Capture:

@@ -11,7 +11,7 @@ from bntools.core import mixes, moves, reshapes
 from bntools.core.affine import HOSTS, HostCall
 from bntools.core.calls import Call, Stored, Value
 from bntools.core.flow import Edge, Flow, Pin, Taker, Tie
-from bntools.core.graph import BlockedError, Graph, where
+from bntools.core.graph import BlockedError, Graph, seen_outside, where
 from bntools.core.hosts import find_host
 from bntools.core.lanes import Lane, along, ground, is_ground, spread
 from bntools.core.reasons import Reason
@@ -77,7 +77,7 @@ def _carried(call: Call, flow: Flow) -> Sequence[Lane]:
 
 
 def _readable(call: Call) -> bool:
-    """Whether all that it works on is laid out as usual, and is numbers with a fraction."""
+    """Whether it returns numbers with a fraction, laid out as usual; or a single one of any kind."""
     return all(value.floating or not value.shape for value in call.outputs[:1])
 
 
@@ -158,12 +158,8 @@ def _pin_outside(flow: Flow) -> None:
     """What the caller gets, what somebody keeps and what a hook sees stays as it is."""
     for value in _values(flow):
         for who in flow.graph.capture.outside.get(value.memory, ()):
-            if who.startswith("a hook"):
-                why = BlockedError(Reason.HOOKED, f"seen by {who}")
-            else:
-                how = "returned" if who == "output" else "kept by the model or its caller"
-                why = BlockedError(Reason.RETURNED, how)
-            flow.pin(flow.lane(value), Pin.FIXED, None, why)
+            reason = Reason.HOOKED if who.startswith("a hook") else Reason.RETURNED
+            flow.pin(flow.lane(value), Pin.FIXED, None, BlockedError(reason, seen_outside(who)))
 
 
 def _pin_stale(flow: Flow) -> None:
@@ -175,12 +171,10 @@ def _pin_stale(flow: Flow) -> None:
     graph, stale = flow.graph, dict[int, Call]()
     for memory, writers in graph.writers.items():
         for reader in graph.readers[memory]:
-            for value in reader.reads():
-                if isinstance(value, Value) and value.memory == memory:
-                    made = graph.made[value.id].index if value.id in graph.made else -1
-                    between = [w for w in writers if made < w.index < reader.index]
-                    if between:
-                        stale.setdefault(memory, between[0])
+            reads = [v for v in reader.reads() if isinstance(v, Value) and v.memory == memory]
+            between = (w for v in reads for w in writers if graph.made_at(v) < w.index < reader.index)
+            if (writer := next(between, None)) is not None:
+                stale.setdefault(memory, writer)
     for value in _values(flow):
         if value.memory in stale:
             writer = stale[value.memory]

@@ -14,10 +14,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
-from bntools.core.capture import in_a_line
 from bntools.core.leaves import tensors_of
 from bntools.core.untouched import untouched
-from bntools.errors import BntoolsError, CaptureError
+from bntools.errors import BntoolsError, CaptureError, in_a_line
 
 
 @dataclass(frozen=True, slots=True)

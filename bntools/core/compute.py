@@ -8,15 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.algebra import fold_bias, fold_weight, shift_of
-from bntools.core.exact import exact_copy
 from bntools.core.host import Host
 from bntools.core.numbers import Take
+from bntools.core.parametrised import baked
 from bntools.core.plan import Plan, Reduction
-from bntools.core.untouched import untouched
 from bntools.errors import PlanError
 
 
@@ -136,26 +133,12 @@ def _weight_like(model: nn.Module, host: Host) -> Tensor:
 def _weight(model: nn.Module, host: Host, channels: int) -> Tensor:
     """The weight before the fold: ones where a norm has none, in float64 where it must be computed first."""
     if host.bake:
-        return _baked(model.get_submodule(host.path), host.bake)
+        return baked(model.get_submodule(host.path), host.bake)
     weight = get_tensor(model, host.weight_key)
     if weight is None:
         like = _weight_like(model, host)
         return torch.ones(channels, dtype=like.dtype, device=like.device)
     return weight.detach()
-
-
-def _baked(module: nn.Module, name: str) -> Tensor:
-    """The tensor that a parametrised module computes with, in float64, without a new estimate of its norm."""
-    module = exact_copy(module)
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, WeightNorm) and hook.name == name:
-            weight: Tensor = hook.compute_weight(module)
-            return weight.detach()
-        if isinstance(hook, SpectralNorm) and hook.name == name:
-            return hook.compute_weight(module, do_power_iteration=False).detach()
-    with untouched(module):
-        value: Tensor = getattr(module, name)
-    return value.detach()
 
 
 def get_tensor(model: nn.Module, key: str) -> Tensor | None:

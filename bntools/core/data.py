@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,13 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bntools.core.capture import first_line
-from bntools.core.example import Example
+from bntools.core.example import Example, argument_names
 from bntools.core.images import Images, find_images
-from bntools.core.inputs import argument_names, read_arrays
+from bntools.core.inputs import read_arrays
 from bntools.core.preparation import Preparation
 from bntools.core.specs import call_spec, is_spec
-from bntools.errors import SourceError
+from bntools.errors import SourceError, first_line
 
 _ARRAYS = (".npy", ".npz")
 _TENSORS = (".pt", ".pth", ".safetensors")
@@ -87,13 +87,13 @@ def open_data(
         UsageError: if images cannot be prepared so, or Pillow is missing.
     """
     path = Path(name)
-    if is_spec(name) and not path.exists():
+    if is_spec(name) and not os.path.exists(path):
         made = call_spec(name)
         if not hasattr(made, "__iter__"):
             kind = type(made).__name__
             raise SourceError(f"{name}: gives a {kind}, no batches", todo="return a DataLoader or a list")
         return Data(_Dealt(made, share) if share[1] > 1 else made)
-    if path.is_dir():
+    if os.path.isdir(path):  # a name may be too long for `Path.is_dir`
         preparation = Preparation.of(model, resize=resize, crop=crop, mean=mean, std=std)
         found = find_images(path)
         paths = [found[at] for at in _dealt(_drawn(len(found), max_samples), batch_size, share)]
@@ -155,7 +155,7 @@ def _drawn(count: int, most: int | None) -> Tensor:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    if not path.exists():
+    if not os.path.exists(path):
         raise SourceError(f"{path}: there is no such file", todo="check the path given to --data")
     try:
         if path.suffix == ".safetensors":

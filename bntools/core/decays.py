@@ -22,9 +22,10 @@ def decays_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, f
         >>> decays_of(torch.optim.SGD([net.weight], lr=0.1, weight_decay=0.01), net)
         {'weight': 0.01}
     """
+    from bntools.core.names import tensors_of  # imports torch, which the states of checkpoints need not
+
     decays = {id(p): _decay(group) for group in optimizer.param_groups for p in group["params"]}
-    named = model.named_parameters(remove_duplicate=False)
-    return {key: decays[id(parameter)] for key, parameter in named if id(parameter) in decays}
+    return {key: decays[id(tensor)] for key, tensor in tensors_of(model) if id(tensor) in decays}
 
 
 def states_in(checkpoint: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -38,11 +39,10 @@ def states_in(checkpoint: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
 
 
 def decays_in(state: Mapping[str, Any], keys: Iterable[str]) -> dict[str, float] | None:
-    """The same of the state of an optimizer, as far as it tells which parameter is which.
+    """`decays_of` for the state of an optimizer, as far as it tells which parameter is which.
 
     It numbers them and mostly keeps no names. They are known where there are names (`param_names`), or where
-    there are as many as the model has and either one group holds all of them, in order, or all groups decay
-    alike.
+    there are as many as the model has and all groups decay alike.
 
     Args:
         state: of ``optimizer.state_dict()``.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bntools.core.running import Statistics
+from bntools.core.stored import Statistics
 
 DRIFTED = 0.01
 """A layer has drifted if its mean divergence is above this: a shift of 0.1 σ, or a variance 15 % larger."""

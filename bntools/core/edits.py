@@ -192,7 +192,7 @@ def _through(flow: Flow, bn: Call, stop: Collection[int], side: Side) -> tuple[s
     while waiting:
         value = waiting.pop(0)
         if side is Side.DOWNSTREAM:
-            near = [call for call in graph.readers[value.memory] if any(r is value for r in call.reads())]
+            near = graph.readers_of(value)
         else:
             near = [graph.made[value.id]] if value.id in graph.made else []
         for call in near:

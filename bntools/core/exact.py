@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bntools.core.capture import in_a_line
 from bntools.core.names import modules_of, tensors_of
-from bntools.errors import CaptureError
+from bntools.errors import CaptureError, in_a_line
 
 _CPU = torch.device("cpu")
 _FLOATS = frozenset({torch.float32, torch.float16, torch.bfloat16})

@@ -22,6 +22,10 @@ class Example:
         args: positional arguments of ``forward``.
         kwargs: keyword arguments of ``forward``.
         origin: a few words for the report, such as ``given`` or ``guessed``.
+
+    Example:
+        >>> print(Example((torch.ones(2, 16, dtype=torch.int64),), {"scale": torch.ones(())}))
+        2x16 int64, scalar float32
     """
 
     args: tuple[Any, ...]
@@ -38,7 +42,8 @@ class Example:
         if isinstance(inputs, Example):
             return inputs
         if isinstance(inputs, Mapping):
-            if _accepts(model, inputs):
+            names = argument_names(model)
+            if all(isinstance(key, str) if names is None else key in names for key in inputs):
                 return cls((), dict(inputs))
             return cls((inputs,))
         if isinstance(inputs, tuple):
@@ -67,8 +72,12 @@ class Example:
         return ", ".join(shapes) or "no tensors"
 
 
-def _accepts(model: nn.Module, names: Mapping[Any, Any]) -> bool:
-    parameters = inspect.signature(model.forward).parameters.values()
+def argument_names(model: nn.Module) -> list[str] | None:
+    """The names that its forward takes; None if it takes any, or does not tell."""
+    try:
+        parameters: Any = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return all(isinstance(n, str) for n in names)
-    return set(names) <= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        return None
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]

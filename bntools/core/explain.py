@@ -19,6 +19,7 @@ from bntools.core.problem import Conflict
 from bntools.core.reasons import Reason
 from bntools.core.sites import BatchNorm
 
+STAYS_ELSEWHERE = "its module is called again in another place, and stays there"
 _LIMITS = {Pin.SIGN: ", and passes no negative scale", Pin.SHIFT: ", and passes no shift"}
 
 
@@ -47,8 +48,7 @@ class Explainer:
             front = self._on_another_axis(bn)
             return Refusal(bn.site, front.reason, front.detail)
         if conflict.call != bn.call.index:
-            what = "its module is called again in another place, and stays there"
-            return Refusal(bn.site, Reason.SHARED_BN, what)
+            return Refusal(bn.site, Reason.SHARED_BN, STAYS_ELSEWHERE)
         front = self._front(bn, conflict)
         return Refusal(bn.site, front.reason, front.detail, self._behind(bn, conflict))
 
@@ -152,7 +152,7 @@ class Explainer:
 
         def wait(values: Iterable[object]) -> None:
             for value in values:  # of those made by one call, the last comes first
-                heappush(waiting, (-self._made(value), -next(order), value))
+                heappush(waiting, (-self.graph.made_at(value), -next(order), value))
 
         wait([x])
         while waiting:
@@ -178,10 +178,6 @@ class Explainer:
             else:
                 yield call, None
                 wait([r for r in reads if r.id in self.flow.lanes] or reads[:1])
-
-    def _made(self, value: object) -> int:
-        call = self.graph.made.get(value.id) if isinstance(value, Value) else None
-        return call.index if call is not None else -1
 
     # Behind it
 

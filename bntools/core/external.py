@@ -69,18 +69,17 @@ def put_in_place(
     Raises:
         UsageError: if the file is there already.
     """
-    before, weights = weights_before(path), None
+    before, weights, went = weights_before(path), None, True
     try:
         with replacing_with(path, force=force) as folder:
             file, weights = lay_out(proto, folder, path.name, external)
             if not judge(file):
                 raise _HeldBack
     except _HeldBack:
-        pass
+        went = False
     else:
         forget_old(path, before, weights)
-        return path.with_name(weights.name) if weights else None, True
-    return path.with_name(weights.name) if weights else None, False
+    return path.with_name(weights.name) if weights else None, went
 
 
 class _HeldBack(Exception):  # noqa: N818  (it is no error, but the way out of a block that would write)
@@ -203,7 +202,7 @@ def _anywhere(proto: Any) -> list[Any]:
 
 def _beside(path: Path, location: str | bytes) -> Path:
     try:
-        if isinstance(location, str) and _plain(location) and not (path.parent / location).is_symlink():
+        if isinstance(location, str) and _is_name(location) and not (path.parent / location).is_symlink():
             return _ordinary(path, path.parent / location)
     except OSError as error:
         raise SourceError(
@@ -215,7 +214,7 @@ def _beside(path: Path, location: str | bytes) -> Path:
     )
 
 
-def _plain(location: str) -> bool:
+def _is_name(location: str) -> bool:
     """Whether it is the name of a file, in any system."""
     return location not in ("", ".", "..") and not set(location) & {"/", "\\", "\0"}
 

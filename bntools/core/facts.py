@@ -18,6 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.absent import accepted, is_torchs
 from bntools.core.calls import Call, ModuleCall, ModuleFacts
+from bntools.core.keys import key_of
 from bntools.core.names import modules_of, own_tensor
 from bntools.core.operator import Operator
 
@@ -75,14 +76,13 @@ def unsound_tensors(model: nn.Module) -> dict[str, str]:
         var = own_tensor(module, "running_var")
         if var is None:
             continue
-        stem = f"{path}." if path else ""
         # The logarithm is finite where a normalisation is possible: above zero.
         above = var.detach() + (_number(module, "eps") or 0.0)
-        found.append((f"{stem}running_var", "is not positive", above.log()))
+        found.append((key_of(path, "running_var"), "is not positive", above.log()))
         for name in ("running_mean", "running_var", "weight", "bias"):
             tensor = own_tensor(module, name)
             if tensor is not None and tensor.is_floating_point():
-                found.append((f"{stem}{name}", "is not finite", tensor.detach()))
+                found.append((key_of(path, name), "is not finite", tensor.detach()))
     if _all_finite([tensor for _, _, tensor in found]):
         return {}
     return {key: why for key, why, tensor in found if not _all_finite([tensor])}

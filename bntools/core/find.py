@@ -16,7 +16,7 @@ from bntools.core.calls import Capture
 from bntools.core.carry import flow_of
 from bntools.core.conflicts import find_missed
 from bntools.core.edits import draw_edits
-from bntools.core.explain import Explainer
+from bntools.core.explain import STAYS_ELSEWHERE, Explainer
 from bntools.core.flow import Flow
 from bntools.core.graph import BlockedError, Graph, where
 from bntools.core.layout import check_layout
@@ -53,6 +53,14 @@ def find_folds(
 
     Returns:
         a plan in which each site is either in ``edits`` or in ``refusals``.
+
+    Example:
+        >>> import torch
+        >>> import bntools as bn
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)).eval()
+        >>> plan = find_folds(bn.capture(net, bn.Example((torch.ones(2, 4),))))
+        >>> [(edit.site.name, edit.into) for edit in plan.edits]
+        [('1', ('0',))]
     """
     sites, unanswered = find_sites(capture)
     graph = Graph(capture)
@@ -173,7 +181,7 @@ def _alone(problem: Problem, item: Item) -> dict[int, Conflict]:
 def _split(flow: Flow, able: Mapping[int, BatchNorm]) -> dict[int, BlockedError]:
     """Calls of modules that are also called where they cannot go, on another axis."""
     lost = {bn.site.module for index, bn in able.items() if index not in flow.edges}
-    stays = BlockedError(Reason.SHARED_BN, "its module is called again in another place, and stays there")
+    stays = BlockedError(Reason.SHARED_BN, STAYS_ELSEWHERE)
     return {index: stays for index, bn in able.items() if index in flow.edges and bn.site.module in lost}
 
 

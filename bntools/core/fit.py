@@ -6,15 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.affine import ACTIVATIONS
 from bntools.core.capture import fingerprint
 from bntools.core.changes import MIXING, NORM, Norm, Part, Standardization, Swap, Switch
 from bntools.core.host import Host
 from bntools.core.names import own_tensor
+from bntools.core.parametrised import is_parametrised
 from bntools.core.plan import REDUCED, Edit, Plan, Reduction
 from bntools.core.records import plain
 from bntools.core.untouched import untouched
@@ -42,35 +40,34 @@ def check_fit(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> No
         raise PlanError(
             f"plan: the tensors that it needs and those given differ: {differ}", todo="fold the model again"
         )
+    for where, problem, verb in _problems(model, plan, tensors):
+        raise PlanError(f"plan: {plain(where)}: {plain(problem, 300)}", todo=f"{verb} the model again")
+
+
+def _problems(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, str, str]]:
+    """What cannot be done: where, why, and the verb that makes a plan with which it can."""
     for host in plan.hosts:
         for problem in _problems_of_host(model, host, tensors):
-            raise PlanError(f"plan: {plain(host.path)}: {plain(problem, 300)}", todo="fold the model again")
+            yield host.path, problem, "fold"
     for change in plan.changes:
         more = _problems_of_reduction(change, tensors) if isinstance(change, Reduction) else ()
-        for problem in (*_problems(model, change), *more):
-            raise PlanError(
-                f"plan: {plain(change.site.name)}: {plain(problem, 300)}", todo="fold the model again"
-            )
-
+        for problem in (*_problems_of_change(model, change), *more):
+            yield change.site.name, problem, "fold"
     for swap in plan.swaps:
         for problem in _problems_of_swap(model, swap, tensors):
-            raise PlanError(
-                f"plan: {plain(swap.paths[:1])}: {plain(problem, 300)}", todo="swap the model again"
-            )
+            yield (swap.paths[0] if swap.paths else "a swap"), problem, "swap"
     for conv in plan.standardized:
         for problem in _problems_of_standardization(model, conv, tensors):
-            raise PlanError(f"plan: {plain(conv.path)}: {plain(problem, 300)}", todo="swap the model again")
+            yield conv.path, problem, "swap"
     for switch in plan.switches:
         for problem in _problems_of_switch(model, switch):
-            raise PlanError(
-                f"plan: {plain(switch.path)}: {plain(problem, 300)}", todo="freeze the model again"
-            )
+            yield switch.path, problem, "freeze"
     for key in plan.tuned:
         for problem in _problems_of_parameter(model, key, tensors[key]):
-            raise PlanError(f"plan: {plain(key)}: {plain(problem, 300)}", todo="swap the model again")
+            yield key, problem, "swap"
     for key in plan.statistics:
         for problem in _problems_of_statistics(model, key, tensors[key]):
-            raise PlanError(f"plan: {plain(key)}: {plain(problem, 300)}", todo="recalibrate the model again")
+            yield key, problem, "recalibrate"
 
 
 def _problems_of_parameter(model: nn.Module, key: str, new: Tensor) -> Iterator[str]:
@@ -107,10 +104,9 @@ def _problems_of_swap(model: nn.Module, swap: Swap, tensors: Mapping[str, Tensor
         yield "the model has no such BatchNorm"
         return
     mean = own_tensor(found[0], "running_mean") if found[0] is not None else None
-    if mean is None or mean.numel() != swap.channels:
-        if not _is_group(found[0], swap):
-            yield f"it has no running statistics of {swap.channels} channels"
-    elif swap.groups < 1 or swap.channels % swap.groups or swap.space not in (1, 2, 3) or not swap.eps >= 0:
+    if (mean is None or mean.numel() != swap.channels) and not _is_group(found[0], swap):
+        yield f"it has no running statistics of {swap.channels} channels"
+    if swap.groups < 1 or swap.channels % swap.groups or swap.space not in (1, 2, 3) or not swap.eps >= 0:
         yield f"{swap.groups} groups, {swap.space} axes and an ε of {swap.eps} make no norm"
     for key in swap.keys:
         name = key.rpartition(".")[2]
@@ -158,11 +154,10 @@ def _problems_of_reduction(reduction: Reduction, tensors: Mapping[str, Tensor]) 
             yield f"{key} should be {[reduction.site.channels]} numbers, not {list(tensors[key].shape)}"
 
 
-def _problems(model: nn.Module, edit: Edit | Reduction) -> Iterator[str]:
-    """What of an edit cannot be done on this model; a plan from a file may say anything."""
-    if not edit.removes:
+def _problems_of_change(model: nn.Module, change: Edit | Reduction) -> Iterator[str]:
+    if not change.removes:
         yield "it removes no BatchNorm"
-    for path in edit.removes:
+    for path in change.removes:
         module = registered(model, path)
         if module is None:
             yield f"there is no module {path}"
@@ -170,9 +165,9 @@ def _problems(model: nn.Module, edit: Edit | Reduction) -> Iterator[str]:
         mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
         if not path or not isinstance(mean, Tensor) or not isinstance(var, Tensor):
             yield f"{path or 'the model'} is no BatchNorm"
-        elif mean.numel() != edit.site.channels:
-            yield f"{path} has {mean.numel()} channels, not {edit.site.channels}"
-        yield from _problems_of_parts(edit.keeps, module, {*vars(nn.Sequential()), *dir(nn.Sequential)})
+        elif mean.numel() != change.site.channels:
+            yield f"{path} has {mean.numel()} channels, not {change.site.channels}"
+        yield from _problems_of_parts(change.keeps, module, {*vars(nn.Sequential()), *dir(nn.Sequential)})
 
 
 def _problems_of_parts(parts: Sequence[Part], module: nn.Module | None, taken: set[str]) -> Iterator[str]:
@@ -241,7 +236,7 @@ def _standing(model: nn.Module, key: str, path: str | None = None, baked: str = 
         return "missing"
     if not baked:
         return {**owner._buffers, **owner._parameters}.get(name, "missing")
-    if owner is not registered(model, path or "") or name != baked or not _is_parametrised(owner, name):
+    if owner is not registered(model, path or "") or name != baked or not is_parametrised(owner, name):
         return "missing"
     with untouched(owner):
         shape = getattr(owner, name).shape
@@ -249,7 +244,7 @@ def _standing(model: nn.Module, key: str, path: str | None = None, baked: str = 
     return next(p for p in owner.parameters() if p.is_floating_point()).detach().new_empty(shape)
 
 
-def made(part: Part) -> nn.Module:
+def built(part: Part) -> nn.Module:
     """A new module for what a BatchNorm does besides."""
     module: nn.Module = getattr(nn, part.op)(*part.args)
     return module
@@ -272,9 +267,3 @@ def registered(model: nn.Module, path: str) -> nn.Module | None:
     for name in path.split(".") if path else ():
         module = module._modules.get(name) if module is not None else None
     return module
-
-
-def _is_parametrised(module: nn.Module, name: str) -> bool:
-    hooks = module._forward_pre_hooks.values()
-    old_style = any(isinstance(h, WeightNorm | SpectralNorm) and h.name == name for h in hooks)
-    return old_style or parametrize.is_parametrized(module, name)

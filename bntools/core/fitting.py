@@ -22,7 +22,7 @@ from bntools.core.names import own_tensor
 from bntools.core.ranks import Ranks
 from bntools.core.regression import Pairs, pairs_of, together
 from bntools.core.rounds import Progress, Rounds
-from bntools.core.running import write
+from bntools.core.stored import write
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError
 
@@ -84,7 +84,7 @@ class Fitting:
     def __init__(self, old: nn.Module, new: nn.Module, swaps: Sequence[Swap]) -> None:
         self.ranks = Ranks()
         self._swaps = {swap.paths[0]: swap for swap in swaps}
-        self._old = {path: _affine_of(old.get_submodule(path)) for path in self._swaps}
+        self._old = {path: _function_of(old.get_submodule(path)) for path in self._swaps}
         self._new = {path: new.get_submodule(swap.path) for path, swap in self._swaps.items()}
         self._slopes = {path: _own(norm, "weight").double() for path, norm in self._new.items()}
         self.stops = tuple(
@@ -174,7 +174,7 @@ def _normalised(pairs: Pairs, moments: Moments, swap: Swap) -> Pairs:
     return pairs.moved(scale, -moments.mean * scale)
 
 
-def _affine_of(norm: nn.Module) -> Callable[[Tensor], Tensor]:
+def _function_of(norm: nn.Module) -> Callable[[Tensor], Tensor]:
     """What an old norm computes, and nothing that its module does besides, in float64."""
     own = {
         name: tensor.detach().double()

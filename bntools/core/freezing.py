@@ -11,18 +11,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bntools.core.capture import capture
-from bntools.core.changes import MIXING, Switch
+from bntools.core.changes import Switch
+from bntools.core.decays import decays_of
 from bntools.core.example import Example
-from bntools.core.names import modules_of, own_tensor, tensors_of
+from bntools.core.keys import key_of
+from bntools.core.names import modules_of, own_tensor
 from bntools.core.reasons import Reason
 from bntools.core.sites import find_sites
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError
-from bntools.norms.frozen import affine_of, freeze_, frozen
+from bntools.norms.frozen import AFFINE, affine_of, freeze_, frozen
 
 _SHAPES = ((4,), (4, 3), (4, 3, 3), (4, 3, 3, 3))
 """Of samples and space: what inputs are tried."""
-_STATISTICS, _AFFINE = ("running_mean", "running_var"), ("weight", "bias", *MIXING)
+_STATISTICS = ("running_mean", "running_var")
 
 Why = dict[str, tuple[Reason, str]]
 """Why modules are left as they are, by path: the reason and a sentence."""
@@ -58,12 +60,10 @@ def freezing_of(model: nn.Module, optimizer: Optimizer | None) -> Freezing:
         if how is not None:
             statistics += [path] * how.stats
             there = affine_of(module)
-            parameters += [f"{path}.{name}" if path else name for name in how.grads if name in there]
-    groups = optimizer.param_groups if optimizer is not None else ()
-    decay = {id(p): group.get("weight_decay", 0) for group in groups for p in group["params"]}
-    tensors = dict(tensors_of(model))
-    held = [key for key in parameters if id(tensors[key]) in decay]
-    decayed = [key for key in held if decay[id(tensors[key])]]
+            parameters += [key_of(path, name) for name in how.grads if name in there]
+    decays = decays_of(optimizer, model) if optimizer is not None else {}
+    held = [key for key in parameters if key in decays]
+    decayed = [key for key in held if decays[key]]
     return Freezing(tuple(statistics), tuple(parameters), tuple(held), tuple(decayed))
 
 
@@ -143,7 +143,7 @@ def freezes(
         if why := resists(module, stats=stats):
             left[path] = Reason.UNRECOGNISED, why
     free = {path: module for path, module in norms.items() if path not in left}
-    names = _STATISTICS * stats + _AFFINE * affine
+    names = _STATISTICS * stats + AFFINE * affine
     for path, other in tied(free, modules_of(model), names).items():
         left[path] = Reason.TIED, f"{other or 'the model'} has a tensor of it too"
     return {path: Switch(path, True, stats, affine) for path in norms if path not in left}, left
@@ -157,7 +157,7 @@ def unfreezes(model: nn.Module, norms: Mapping[str, nn.Module]) -> tuple[dict[st
             left[path] = Reason.NOT_FROZEN, "bntools has not frozen it"
     holding = [(path, m) for path, m in modules_of(model) if (how := frozen(m)) and how.grads]
     chosen = {path: module for path, module in holding if path in norms}
-    for path, other in tied(chosen, holding, _AFFINE).items():
+    for path, other in tied(chosen, holding, AFFINE).items():
         left[path] = Reason.TIED, f"{other or 'the model'} has a tensor of it too, and stays frozen"
     return {path: Switch(path, freeze=False) for path in norms if path not in left}, left
 

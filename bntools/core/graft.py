@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
-from torch.nn.utils.weight_norm import WeightNorm
 
 from bntools.core.changes import NORM, Part, Swap, Switch
 from bntools.core.compute import get_tensor
-from bntools.core.fit import check_fit, made, registered
+from bntools.core.fit import built, check_fit, registered
 from bntools.core.host import Host
 from bntools.core.operator import Operator
+from bntools.core.parametrised import bake_
 from bntools.core.plan import REDUCED, Edit, Plan, Reduction
 from bntools.core.records import plain
 from bntools.core.swapping import norm_of
@@ -55,7 +53,7 @@ def graft_(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> Calla
     undo = _remember(model, plan)
     try:
         for path, name in dict.fromkeys((h.path, h.bake) for h in plan.hosts if h.bake):
-            _bake(model.get_submodule(path), name)
+            bake_(model.get_submodule(path), name)
         for host in plan.hosts:
             _write(model, host, tensors)
         for change in plan.changes:
@@ -88,12 +86,7 @@ def _exchange(model: nn.Module, swap: Swap, tensors: Mapping[str, Tensor]) -> No
     old = registered(model, swap.paths[0])
     assert old is not None
     norm = norm_of(swap, old, {key.rpartition(".")[2]: tensors[key] for key in swap.keys})
-    rest: nn.Module = norm
-    if swap.keeps:
-        rest = nn.Sequential(OrderedDict([(NORM, norm)]))
-        for part in swap.keeps:
-            rest.add_module(part.name, made(part) if part.op else old.get_submodule(part.name))
-        rest.training = old.training
+    rest = _followed(NORM, norm, old, swap.keeps) if swap.keeps else norm
     # The hooks of the module are hooks on what stands there, and their handles go on to work.
     vars(rest).update({name: value for name, value in vars(old).items() if name.endswith(_HOOKS)})
     for path in swap.paths:
@@ -156,12 +149,17 @@ def _rest(module: nn.Module, keeps: tuple[Part, ...], layer: nn.Module | None) -
         if isinstance(module, Operator):  # what is below it in a program is no part of it
             nothing._modules.update(module._modules)
         return nothing
+    return _followed(REDUCED, layer, module, keeps)
+
+
+def _followed(name: str, layer: nn.Module | None, old: nn.Module, keeps: Sequence[Part]) -> nn.Module:
+    """A layer by that name, if there is one, and behind it what a module did behind its normalisation."""
     rest = nn.Sequential()
     if layer is not None:
-        rest.add_module(REDUCED, layer)
+        rest.add_module(name, layer)
     for part in keeps:
-        rest.add_module(part.name, made(part) if part.op else module.get_submodule(part.name))
-    rest.training = module.training
+        rest.add_module(part.name, built(part) if part.op else old.get_submodule(part.name))
+    rest.training = old.training
     return rest
 
 
@@ -201,44 +199,6 @@ def _put(model: nn.Module, key: str, tensor: Tensor, like: Tensor | None) -> Ten
     module._parameters[name] = tensor
     module.__dict__.pop(name, None)  # where a removed parametrization left a plain tensor
     return tensor
-
-
-def _bake(module: nn.Module, name: str) -> None:
-    """Make a parametrised tensor a plain parameter; its value is written afterwards."""
-    for hook in list(module._forward_pre_hooks.values()):
-        if isinstance(hook, WeightNorm) and hook.name == name:
-            remove_weight_norm(module, name)
-        elif isinstance(hook, SpectralNorm) and hook.name == name:
-            remove_spectral_norm(module, name)
-    _forget_loading(module, name)
-    if not parametrize.is_parametrized(module, name):
-        return
-    # Not torch's remove_parametrizations: it deletes the property from the class, which copies share.
-    lists, kind = module.parametrizations, type(module)
-    assert isinstance(lists, nn.ModuleDict)
-    held = list(lists[name].parameters())
-    rest = nn.ModuleDict({key: lists[key] for key in lists if key != name})
-    if rest:
-        module._modules["parametrizations"] = rest
-        members = {k: v for k, v in vars(kind).items() if k not in (name, "__dict__", "__weakref__")}
-        module.__class__ = type(kind.__name__, kind.__bases__, members)
-    else:
-        del module._modules["parametrizations"]
-        module.__class__ = kind.__bases__[0]
-    device, grad = held[0].device, any(p.requires_grad for p in held)
-    module.register_parameter(name, nn.Parameter(torch.empty(0, device=device), requires_grad=grad))
-
-
-def _forget_loading(module: nn.Module, name: str) -> None:
-    """Drop what torch's removers leave: hooks that look for the parametrised tensor when a state is loaded.
-
-    One of them makes the state dict of the plain module unloadable, the other the module unpicklable.
-    """
-    for key, wrapper in list(module._load_state_dict_pre_hooks.items()):
-        hook = getattr(wrapper, "hook", wrapper)
-        spectral = isinstance(hook, SpectralNormLoadStateDictPreHook) and hook.fn.name == name
-        if spectral or getattr(hook, "__qualname__", "").startswith("weight_norm.<locals>"):
-            del module._load_state_dict_pre_hooks[key]
 
 
 def _remember(model: nn.Module, plan: Plan) -> Callable[[], None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from bntools.core.affine import HOSTS
-from bntools.core.calls import Call, Capture, Stored
+from bntools.core.calls import Call, Capture, Stored, Value
 from bntools.core.reasons import Reason
 
 
@@ -56,6 +56,20 @@ class Graph:
         """The modules that hold a tensor, each by its first path."""
         paths = (key.rpartition(".")[0] for key in tensor.keys)
         return {self._first.get(path, path) for path in paths}
+
+    def made_at(self, value: object) -> int:
+        """The index of the call that made a value; -1 for what no call made."""
+        call = self.made.get(value.id) if isinstance(value, Value) else None
+        return call.index if call is not None else -1
+
+    def readers_of(self, value: Value) -> list[Call]:
+        """The calls that read a value itself, and not another one in its memory."""
+        return [call for call in self.readers[value.memory] if any(read is value for read in call.reads())]
+
+
+def seen_outside(who: str) -> str:
+    """What becomes of a value, by who sees it besides the calls: see `bntools.core.calls.Capture`."""
+    return {"output": "returned", "kept": "kept by the model or its caller"}.get(who, f"seen by {who}")
 
 
 def where(call: Call) -> str:

@@ -6,6 +6,7 @@ from bntools.core.affine import HostCall
 from bntools.core.calls import Call, Stored, Value
 from bntools.core.graph import BlockedError, Graph, where
 from bntools.core.host import Host
+from bntools.core.keys import key_of
 from bntools.core.reasons import Reason
 
 
@@ -31,7 +32,7 @@ def find_host(graph: Graph, call: Call, host: HostCall, *, bake: bool) -> Host:
     _check_shapes(call, host, channels)
     baked, weight = _weight(graph, call, host, bake)
     bias, new_bias = _slot(graph, call, host, host.bias, "bias")
-    new_weight = "" if weight else _key(call.owner, "weight")
+    new_weight = "" if weight else key_of(call.owner, "weight")
     path = (weight or bias or (f"{call.owner}.",))[0].rpartition(".")[0]
     return Host(
         path, call.op, host.layout, host.groups, weight, bias, new_weight, new_bias, baked, call.index
@@ -64,14 +65,14 @@ def _weight(graph: Graph, call: Call, host: HostCall, bake: bool) -> tuple[str, 
             raise BlockedError(Reason.PARAMETRISED, f"the weight of {where(call)} is parametrised")
         _check_computed(graph, call, host.weight)
         _only_computed_inside(graph, call, host.weight)
-        return "weight", tuple(_key(p, "weight") for p in facts.paths)
+        return "weight", tuple(key_of(p, "weight") for p in facts.paths)
     keys, _ = _slot(graph, call, host, host.weight, "weight")
     return "", keys
 
 
 def _check_computed(graph: Graph, call: Call, weight: Value) -> None:
     """Refuse to bake what is more than the parametrised tensor, or another one at every call."""
-    inner = _key(call.owner, "parametrizations.")
+    inner = key_of(call.owner, "parametrizations.")
     made, facts = graph.made.get(weight.id), graph.capture.facts[call.owner]
     if not facts.torchs and not (made and made.owner.startswith(inner)):
         raise BlockedError(Reason.COMPUTED_WEIGHT, f"the weight of {where(call)} is computed at every call")
@@ -87,7 +88,7 @@ def _only_computed_inside(graph: Graph, call: Call, weight: Value) -> None:
     """Refuse to bake a weight that somebody besides its module asks for: he would get the folded one."""
     modules = graph.capture.modules
     own = [range(m.start, m.end) for m in modules if m.path == call.owner]
-    inner = _key(call.owner, "parametrizations.")
+    inner = key_of(call.owner, "parametrizations.")
     asked = [m.start for m in modules if m.path.startswith(inner) and m.start < m.end]
     read = [c.index for c in graph.readers[weight.memory]]
     if not all(any(index in calls for calls in own) for index in (*asked, *read)):
@@ -112,11 +113,7 @@ def _slot(
         return tensor.keys, ""
     facts = graph.capture.facts.get(call.owner)
     if host.layout != "table" and facts is not None and name in facts.accepts:
-        return (), _key(call.owner, name)
+        return (), key_of(call.owner, name)
     if name == "weight":
         raise BlockedError(Reason.NO_BIAS, f"{where(call)} has no {name}, and would not use one")
     return (), ""
-
-
-def _key(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

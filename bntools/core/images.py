@@ -19,9 +19,8 @@ from types import ModuleType
 import numpy as np
 from torch import Tensor
 
-from bntools.core.capture import first_line
 from bntools.core.preparation import Preparation
-from bntools.errors import SourceError, UsageError
+from bntools.errors import SourceError, UsageError, first_line
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 """Of the files that are taken for images."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bntools.core.example import Example
-from bntools.errors import SourceError, UsageError
+from bntools.core.example import Example, argument_names
+from bntools.errors import SourceError, UsageError, first_line
 
 _INPUT = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*|scalar)(?::(?P<dtype>[a-z]\w*))?")
 _FORM = "write it as 2x3x224x224, or with a name and a type as ids=2x16:int64"
@@ -127,7 +126,7 @@ def read_arrays(path: str | Path, option: str) -> dict[str, Tensor]:
         ) from error
     except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
         raise SourceError(
-            f"{path}: no numpy file of plain numbers ({(str(error).splitlines() or [''])[0]})",
+            f"{path}: no numpy file of plain numbers ({first_line(error)})",
             todo="write it with numpy.savez(path, x=array)",
         ) from error
     except Exception as error:  # zlib and the array header's parser have errors of their own
@@ -192,17 +191,6 @@ def _dtype(text: str, name: str | None) -> torch.dtype | None:
 def as_model(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor where the model computes; of its type, if it is of numbers with a fraction."""
     return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
-
-
-def argument_names(model: nn.Module) -> list[str] | None:
-    """The names that its forward takes; None if it takes any."""
-    try:
-        parameters: Any = inspect.signature(model.forward).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _place(name: str) -> tuple[int, str]:

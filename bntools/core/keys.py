@@ -1,4 +1,4 @@
-"""The keys of a state dict: which belong to running statistics, and what a wrapper put before them.
+"""The keys of a state dict: how they are made up, what stands beside running statistics, what wrappers add.
 
 Standard library only.
 """
@@ -25,6 +25,16 @@ _BESIDE = (
 _MIXED = 3
 
 
+def key_of(path: str, name: str) -> str:
+    """The key of a module's tensor, or the path of its child; the model itself has no path.
+
+    Example:
+        >>> key_of("layer1.0", "weight"), key_of("", "weight")
+        ('layer1.0.weight', 'weight')
+    """
+    return f"{path}.{name}" if path else name
+
+
 def statistics_in(keys: Mapping[str, object]) -> Iterator[str]:
     """Before each pair of running statistics, what stands in front of their names: ``layer1.0.bn1.``.
 
@@ -47,8 +57,8 @@ def stands_beside(key: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         >>> [key for key in shapes if stands_beside(key, shapes)]
         ['a.running_var', 'a.bias']
     """
-    stem, _, name = key.rpartition(".")
-    var = shapes.get(f"{stem}.running_var" if stem else "running_var")
+    path, _, name = key.rpartition(".")
+    var = shapes.get(key_of(path, "running_var"))
     return name in _BESIDE and var is not None and math.prod(shapes[key]) <= max(math.prod(var), _MIXED)
 
 

@@ -78,9 +78,8 @@ def reshaped(lane: Lane, x: Sequence[int], y: Sequence[int]) -> Lane | None:
 
     A reshape keeps the linear order. Axes fall into runs, each of which becomes a run of the other shape;
     where labels differ in a run, they are written out and reshaped with it. An axis of size 1 may have been
-    longer on
-    other inputs: if it goes from one side of the labelled run to the other, or a batch of one in front of it
-    has nowhere to go, the labels would mix.
+    longer on other inputs: if it goes from one side of the labelled run to the other, or a batch of one in
+    front of it has nowhere to go, the labels would mix.
 
     Example:
         >>> reshaped(np.array([[[5]], [[6]]]).reshape(1, 2, 1), (3, 2, 2), (3, 4)).tolist()

@@ -6,6 +6,8 @@ perhaps with its axes in another order. Most operators compute the same on both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bntools.core.affine import HOSTS, MAY_COPY, OWN_LAYOUT, VIEWS
 from bntools.core.calls import Call, Value
 from bntools.core.graph import BlockedError, Graph, where
@@ -38,13 +40,17 @@ def check_layout(graph: Graph, bn: Call) -> None:
                 Reason.LAYOUT, f"{where(call)} needs the memory laid out as the BatchNorm does"
             )
         if call.op in MAY_COPY:
-            for value in (*read, *call.outputs):
-                for writer in graph.writers[value.memory]:
-                    if writer.index > call.index:
-                        what = f"{where(writer)} writes into what {where(call)} returns or reads"
-                        raise BlockedError(Reason.LAYOUT, f"{what}: one memory or two by the layout")
+            _check_unwritten(graph, call, (*read, *call.outputs))
         if call.op not in OWN_LAYOUT:
             reached.update(v.id for v in call.outputs)
+
+
+def _check_unwritten(graph: Graph, call: Call, values: Sequence[Value]) -> None:
+    """Refuse what returns a view or a copy by the layout, if somebody writes into either afterwards."""
+    for writer in (each for value in values for each in graph.writers[value.memory]):
+        if writer.index > call.index:
+            what = f"{where(writer)} writes into what {where(call)} returns or reads"
+            raise BlockedError(Reason.LAYOUT, f"{what}: one memory or two by the layout")
 
 
 def _permuted(graph: Graph, value: Value) -> bool:

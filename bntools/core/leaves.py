@@ -87,9 +87,11 @@ def _inside(tree: Any) -> list[Any]:
     if isinstance(tree, partial):
         return [tree.func, *tree.args, *tree.keywords.values()]
     if isinstance(tree, MethodType):
-        return [tree.__self__]
+        return [tree.__self__, tree.__func__]
     if isinstance(tree, FunctionType):
-        return [cell.cell_contents for cell in tree.__closure__ or () if cell != CellType()]
+        cells = [cell.cell_contents for cell in tree.__closure__ or () if cell != CellType()]
+        defaults = *(tree.__defaults__ or ()), *(tree.__kwdefaults__ or {}).values()
+        return [*cells, *defaults, *vars(tree).values()]
     inside: list[Any] = []
     if isinstance(tree, dict):
         inside = [*tree.keys(), *tree.values()]
@@ -99,5 +101,13 @@ def _inside(tree: Any) -> list[Any]:
         inside += [getattr(tree, f.name, None) for f in dataclasses.fields(tree)]
     elif hasattr(tree, "__dict__"):
         inside += list(vars(tree).values())
-    slots = (s for kind in type(tree).__mro__ for s in getattr(kind, "__slots__", ()))
+    slots = (slot for kind in type(tree).__mro__ for slot in _slots(kind))
     return [*inside, *(getattr(tree, slot, None) for slot in slots)]
+
+
+def _slots(kind: type) -> Iterator[str]:
+    """The slots of a class itself, by the names that Python gives them."""
+    slots = vars(kind).get("__slots__", ())
+    for slot in (slots,) if isinstance(slots, str) else slots:
+        private = slot.startswith("__") and not slot.endswith("__")
+        yield f"_{kind.__name__.lstrip('_')}{slot}" if private else slot

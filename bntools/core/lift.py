@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bntools.core.calls import Call, ModuleCall, Stored, Value
+from bntools.core.calls import BY_BATCH, Call, ModuleCall, Stored, Value
 
 _RESHAPES = frozenset(
     {"reshape", "view", "unsqueeze", "to", "_to_copy", "contiguous", "type_as", "alias", "detach"}
@@ -32,7 +32,7 @@ def lift(calls: Sequence[Call], modules: Sequence[ModuleCall], statistics: set[s
     dropped: set[int] = set()
     for module in modules:
         own = calls[module.start : module.end]
-        if module.path not in statistics or any(c.op in ("batch_norm", "instance_norm") for c in own):
+        if module.path not in statistics or any(c.op in BY_BATCH for c in own):
             continue
         call = _match(own, module)
         if call is not None:

@@ -15,9 +15,9 @@ import numpy as np
 
 from bntools.core.calls import Call, Capture, Stored, Value
 from bntools.core.flow import Flow, Pin
-from bntools.core.lanes import Lane, aligned, is_ground
+from bntools.core.lanes import Lane, aligned, ground, is_ground
 from bntools.core.maps import RESHAPES
-from bntools.core.reshapes import Lanes, Rule, listed, source
+from bntools.core.reshapes import Lanes, Rule, axes_of, listed, source
 
 _MOST = 1 << 14
 """How many maps of two values that both move are multiplied; else the value with more of them moves alone."""
@@ -140,7 +140,7 @@ def clamp(call: Call, flow: Flow) -> Lanes:
 def average(call: Call, flow: Flow) -> Lanes:
     """A mean over entries of one map has that map; zeros that are counted have no shift."""
     a = call.args
-    lane = _over(call, flow, _pooled(call))
+    lane = _over(call, flow)
     if lane is None:
         return None
     counted = a.get("count_include_pad", True) and any(listed(a.get("padding", 0)))
@@ -151,17 +151,17 @@ def average(call: Call, flow: Flow) -> Lanes:
 
 def largest(call: Call, flow: Flow) -> Lanes:
     """The largest of ``s·x + t`` is s times the largest x, plus t, for s > 0; its place is the same."""
-    lane = None if "other" in call.args else _over(call, flow, _pooled(call))
+    lane = None if "other" in call.args else _over(call, flow)
     if lane is None:
         return None
     flow.pin(lane, Pin.SIGN, call)
     out = _shrunk(call, lane)
-    return [out] + [np.zeros((1,) * len(v.shape), np.int64) for v in call.outputs[1:]]
+    return [out, *(ground(len(v.shape)) for v in call.outputs[1:])]
 
 
 def summed(call: Call, flow: Flow) -> Lanes:
     """A sum of n entries has n times the shift, and n is another one on other inputs."""
-    lane = _over(call, flow, _pooled(call))
+    lane = _over(call, flow)
     if lane is None:
         return None
     flow.pin(lane, Pin.SHIFT, call)
@@ -190,7 +190,7 @@ def softmax(call: Call, flow: Flow) -> Lanes:
     flow.opaque(call)
     rank = len(call.outputs[0].shape)
     flow.sums_to_one[call.outputs[0].id] = call.args["dim"] % rank
-    return [np.zeros((1,) * rank, np.int64)]
+    return ground(rank)
 
 
 def product(call: Call, flow: Flow) -> Lanes:
@@ -231,13 +231,13 @@ def _pooled(call: Call) -> list[int]:
     if "pool" in call.op:
         return list(range(rank - int(call.op.removesuffix("_with_indices")[-2]), rank))
     dims = call.args.get("dim")
-    return [d % rank for d in listed(dims)] if dims not in (None, (), []) else list(range(rank))
+    return axes_of(dims, rank) if dims not in (None, (), []) else list(range(rank))
 
 
-def _over(call: Call, flow: Flow, axes: list[int]) -> Lane | None:
-    """The lane of what is pooled, if it does not differ along the axes; what differs keeps its map."""
+def _over(call: Call, flow: Flow) -> Lane | None:
+    """The lane of what is pooled, if its labels do not differ along the axes that it is pooled over."""
     lane = flow.lane(source(call))
-    return None if any(lane.shape[axis] > 1 for axis in axes) else lane
+    return None if any(lane.shape[axis] > 1 for axis in _pooled(call)) else lane
 
 
 def _shrunk(call: Call, lane: Lane) -> Lane:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from bntools.core.keys import key_of
+
 
 def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every path with its module; a shared module under each of its paths."""
@@ -27,7 +29,7 @@ def tensors_of(model: nn.Module, *, persistent: bool = False) -> Iterator[tuple[
         left_out = getattr(module, "_non_persistent_buffers_set", ()) if persistent else ()
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and name not in left_out:
-                yield (f"{path}.{name}" if path else name), tensor
+                yield key_of(path, name), tensor
 
 
 def own_tensor(module: nn.Module, name: str) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bntools.core.exact import exact, in_float64
 from bntools.core.example import Example
+from bntools.core.fit import registered
 from bntools.core.leaves import values_of
 from bntools.core.untouched import untouched
 
@@ -70,7 +71,7 @@ def observe(
     with ExitStack() as stack:
         stack.enter_context(untouched(model))
         for path in dict.fromkeys(taps):
-            module = _module(model, path)
+            module = registered(model, path)
             if module is not None:  # a program loses what nobody calls any more
                 hook = _tap(path, samples, calls)
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
@@ -79,13 +80,6 @@ def observe(
         result = (example.map(exact) if double else example.fresh())(model)
     leaves = (t.detach() if t.layout is torch.strided else t.detach().to_dense() for t in values_of(result))
     return Observation(tuple(t.cpu() for t in leaves), samples)
-
-
-def _module(model: nn.Module, path: str) -> nn.Module | None:
-    module: nn.Module | None = model
-    for name in path.split("."):
-        module = module._modules.get(name) if module is not None else None
-    return module
 
 
 def _tap(path: str, samples: dict[str, Sample], calls: Counter[str]) -> Any:

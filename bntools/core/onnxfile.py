@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from bntools.core.axes import BATCH, Axes
-from bntools.core.capture import first_line, in_a_line
 from bntools.core.quiet import quiet
-from bntools.errors import CaptureError, UsageError
+from bntools.errors import CaptureError, UsageError, first_line, in_a_line
 
 NORM = "BatchNormalization"
+STANDARD = ("", "ai.onnx")
+"""How the domain of standard operators is written."""
 _TRACE = "pkg.torch.onnx.stack_trace"
 
 
@@ -102,9 +103,7 @@ def translate(program: torch.export.ExportedProgram, form: Form) -> Any:
 
 def opset_of(proto: Any) -> int:
     """The version of a model's standard operators."""
-    return max(
-        (int(each.version) for each in proto.opset_import if each.domain in ("", "ai.onnx")), default=0
-    )
+    return max((int(each.version) for each in proto.opset_import if each.domain in STANDARD), default=0)
 
 
 def polish_(proto: Any, form: Form, entries: Mapping[str, str]) -> None:

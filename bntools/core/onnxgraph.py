@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bntools.core.capture import in_a_line
+from bntools.core.onnxfile import STANDARD
 from bntools.core.onnxnames import shown
-from bntools.core.onnxread import STANDARD, Source, graphs_of, loops
+from bntools.core.onnxread import Source, graphs_of, loops, nodes_inside
 from bntools.core.onnxshapes import DTYPES, OPSET
 from bntools.core.opaque import LARGEST, packed, run_packed
-from bntools.errors import CaptureError, SourceError
+from bntools.errors import CaptureError, SourceError, in_a_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -107,12 +107,10 @@ class OnnxGraph:
     def reads(self, node: ir.Node) -> list[ir.Value]:
         """The values of this graph that a node reads, in its subgraphs too."""
         found = [value for value in node.inputs if value is not None]
-        inner = [each for held in node.attributes.values() for g in graphs_of(held) for each in g.all_nodes()]
-        for each in inner:
+        for each in nodes_inside(node):
             found += [v for v in each.inputs if v is not None and v.graph is self.graph]
-        for held in node.attributes.values():
-            for graph in graphs_of(held):
-                found += [v for v in graph.outputs if v.graph is self.graph]
+        for graph in graphs_of(node):
+            found += [v for v in graph.outputs if v.graph is self.graph]
         return list(dict.fromkeys(found))
 
     def attributes(self, node: ir.Node) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bntools.core.onnxfile import STANDARD
+from bntools.core.onnxops import ARITHMETIC
 from bntools.core.onnxshapes import Attributes
 from bntools.core.onnxwindows import KERNEL, alike
 from bntools.core.operator import Input, Operator
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from bntools.core.onnxgraph import OnnxGraph
-
-_ELEMENTWISE = frozenset({"Mul", "Div", "Add", "Sub"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ def _step(
     node: ir.Node, x: ir.Value | None, known: OnnxGraph
 ) -> tuple[ir.Value, np.ndarray, np.ndarray, str] | None:
     """A product or a sum of a value with a constant for each channel: the value, its scale and its shift."""
-    if node.op_type not in _ELEMENTWISE or node.domain not in ("", "ai.onnx") or len(node.inputs) != 2:
+    if node.op_type not in ARITHMETIC or node.domain not in STANDARD or len(node.inputs) != 2:
         return None
     constants = [known.constant(value) for value in node.inputs]
     if (constants[0] is None) == (constants[1] is None):

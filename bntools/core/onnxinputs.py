@@ -11,6 +11,7 @@ from bntools.core.example import Example
 from bntools.core.inputs import draw
 from bntools.core.onnxgraph import torch_type
 from bntools.core.onnxmodel import origin_of
+from bntools.core.opaque import LARGEST
 from bntools.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 _BATCH = 2
 _SIDE = 224
 _LENGTH = 128
-_MOST = 1 << 28
 
 
 def declared(model: nn.Module, seed: int = 0) -> Example | None:
@@ -39,7 +39,7 @@ def declared(model: nn.Module, seed: int = 0) -> Example | None:
     for value in origin.source.inputs:
         sizes = _sizes(value)
         total += math.prod(sizes or ())
-        if sizes is None or total > _MOST:
+        if sizes is None or total > LARGEST:
             what = "no shape" if sizes is None else f"the shape {'x'.join(map(str, sizes))}"
             raise CaptureError(
                 f"{origin.source.path}: {ascii(value.name)[:80]} is declared with {what}",
@@ -53,14 +53,9 @@ def declared(model: nn.Module, seed: int = 0) -> Example | None:
 def _sizes(value: ir.Value) -> list[int] | None:
     if value.shape is None:
         return None
-    images = len(value.shape) >= 4
+    rank = len(value.shape)
+    guessed = [_BATCH, _LENGTH, *[_SIDE if rank >= 4 else _LENGTH] * rank]
     return [
-        size
-        if isinstance(size, int) and size > 0
-        else _BATCH
-        if axis == 0
-        else _SIDE
-        if images and axis > 1
-        else _LENGTH
-        for axis, size in enumerate(value.shape)
+        size if isinstance(size, int) and size > 0 else guess
+        for size, guess in zip(value.shape, guessed, strict=False)
     ]

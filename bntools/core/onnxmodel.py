@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from bntools.core.onnxfile import NORM
+from bntools.core.onnxfile import NORM, STANDARD
 from bntools.core.onnxgraph import OnnxGraph
 from bntools.core.onnxhosts import Lowered, Place, Slot, lowered
-from bntools.core.onnxnames import argument, path_of, plain, shown, site_of
+from bntools.core.onnxnames import as_argument, as_path, path_of, shown, site_of
 from bntools.core.onnxnode import Constant, Node
 from bntools.core.onnxops import ARITHMETIC, RULES
-from bntools.core.onnxread import STANDARD, Source, graphs_of, norms_inside, read_onnx
+from bntools.core.onnxread import Source, graphs_of, norms_inside, read_onnx
 from bntools.core.onnxwindows import padded
 from bntools.core.opaque import packed
 from bntools.core.plan import Refusal
@@ -87,7 +87,7 @@ class _Builder:
         """The whole of it."""
         for value in self.source.inputs:
             self.known.check_type(value, "input")
-            self.nodes[value] = self.program.placeholder(argument(value.name or "input"))
+            self.nodes[value] = self.program.placeholder(as_argument(value.name or "input"))
         for value in self.graph.inputs:
             if value.name in self.source.overridable:
                 self._given(value)
@@ -133,7 +133,7 @@ class _Builder:
         """Any other node."""
         gaps = any(not a.name and b.name for a, b in zip(node.outputs, node.outputs[1:], strict=False))
         rule = RULES.get(node.op_type) if node.domain in STANDARD and not gaps else None
-        nested = any(graphs_of(held) for held in node.attributes.values())
+        nested = bool(graphs_of(node))
         reads = self.known.reads(node) if nested else list(node.inputs)
         own = {at: array for at, v in enumerate(reads) if (array := self.known.constant(v)) is not None}
         given = tuple(
@@ -169,7 +169,7 @@ class _Builder:
         node = onnx.helper.make_node("Identity", ["x"], ["y"])
         model = self.source.model
         text = packed(node, ["x"], model.opset_imports, [], model.ir_version or 8)
-        path = self._unique(plain(value.name or "given"))
+        path = self._unique(as_path(value.name or "given"))
         self.held[path] = Node(None, {"op": "Identity"}, {0: self.known.array_of(value)}, 1, text, [0])
         self.nodes[value] = self.program.call_module(path, ())
 
@@ -181,7 +181,7 @@ class _Builder:
                 raise CaptureError(
                     f"{self.source.path}: nobody makes {ascii(value.name)[:80]}", todo="export it again"
                 )
-            path = self._unique(plain(value.name or "constant"))
+            path = self._unique(as_path(value.name or "constant"))
             self.held[path] = Constant(torch.from_numpy(np.array(array)))
             self.nodes[value] = self.program.call_module(path, ())
         return self.nodes[value]

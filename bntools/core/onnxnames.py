@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 def path_of(node: ir.Node) -> str:
     """Its name, or that of what it returns, as a path."""
-    return plain(node.name or next((v.name for v in node.outputs if v.name), "") or node.op_type)
+    return as_path(node.name or next((v.name for v in node.outputs if v.name), "") or node.op_type)
 
 
 def shown(node: ir.Node) -> str:
     """Its type and its name, for people."""
-    return f"{plain(node.op_type)} {path_of(node)}"
+    return f"{as_path(node.op_type)} {path_of(node)}"
 
 
 def site_of(node: ir.Node) -> Site:
@@ -28,14 +28,13 @@ def site_of(node: ir.Node) -> Site:
     return Site(path_of(node), None, NORM, 0, None, None, None)
 
 
-def plain(name: str) -> str:
-    """A name as a path: it may come from anybody, and stands in code that is generated."""
+def as_path(name: str) -> str:
+    """It may come from anybody, and stands in code that is generated."""
     plain = re.sub(r"[^A-Za-z0-9_/:.#-]", "_", name)[:200]
     parts = [part for part in plain.split(".") if part] or ["node"]
     return ".".join(f"{part}#1" if part in RESERVED else part for part in parts)
 
 
-def argument(name: str) -> str:
-    """A name as that of an argument."""
+def as_argument(name: str) -> str:
     word = re.sub(r"\W", "_", name, flags=re.ASCII)
     return word if word.isidentifier() else f"_{word}"

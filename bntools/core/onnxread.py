@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bntools.core.capture import first_line
 from bntools.core.external import ensure_weights, read_proto
-from bntools.core.onnxfile import NORM, opset_of
-from bntools.errors import CaptureError, SourceError
+from bntools.core.onnxfile import NORM, STANDARD, opset_of
+from bntools.errors import CaptureError, SourceError, first_line
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-STANDARD = ("", "ai.onnx")
 _MOST = 100_000
 _OLDEST = 7
 """Before that, operators broadcast by attributes."""
@@ -93,27 +91,35 @@ def read_onnx(path: Path) -> Source:
 def norms_inside(graph: ir.Graph) -> Iterator[tuple[ir.Node, ir.Node]]:
     """The BatchNorms in subgraphs, each with the node of *graph* that holds it."""
     for node in graph:
-        for attribute in node.attributes.values():
-            for inner in graphs_of(attribute):
-                for each in inner.all_nodes():
-                    if each.op_type == NORM and each.domain in STANDARD:
-                        yield each, node
+        for each in nodes_inside(node):
+            if each.op_type == NORM and each.domain in STANDARD:
+                yield each, node
 
 
 def loops(node: ir.Node) -> bool:
     """Whether a node may never end."""
-    inner = (each for held in node.attributes.values() for g in graphs_of(held) for each in g.all_nodes())
-    return node.op_type == "Loop" or any(each.op_type == "Loop" for each in inner)
+    return any(each.op_type == "Loop" for each in (node, *nodes_inside(node)))
 
 
-def graphs_of(attribute: Any) -> list[Any]:
+def nodes_inside(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes of its subgraphs, and of theirs."""
+    for graph in graphs_of(node):
+        yield from graph.all_nodes()
+
+
+def graphs_of(node: ir.Node) -> list[ir.Graph]:
+    """The subgraphs of a node."""
     import onnx_ir as ir
 
-    if attribute.is_ref():
-        return []
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.value]
-    return list(attribute.value) if attribute.type == ir.AttributeType.GRAPHS else []
+    found: list[ir.Graph] = []
+    for held in node.attributes.values():
+        if held.is_ref():
+            continue
+        if held.type == ir.AttributeType.GRAPH:
+            found.append(held.value)
+        elif held.type == ir.AttributeType.GRAPHS:
+            found += held.value
+    return found
 
 
 def _names(proto: Any) -> Iterator[object]:

@@ -9,12 +9,10 @@ from typing import Any
 
 from torch import fx
 
-from bntools.core.capture import first_line
 from bntools.core.child import LIMIT, Runtime
 from bntools.core.external import put_in_place
-from bntools.core.onnxfile import NORM
+from bntools.core.onnxfile import NORM, STANDARD
 from bntools.core.onnxmodel import Origin, program_of
-from bntools.core.onnxread import STANDARD
 from bntools.core.onnxwrite import rewritten
 from bntools.core.runtime import check
 from bntools.core.sides import FileSide, ModuleSide
@@ -22,7 +20,7 @@ from bntools.core.sniff import ARTEFACT_KEY
 from bntools.core.surgery import Surgery
 from bntools.core.trials import trials
 from bntools.core.verify import Report, Verdict
-from bntools.errors import PromiseError
+from bntools.errors import PromiseError, first_line
 
 
 def write_back(

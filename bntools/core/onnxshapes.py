@@ -43,6 +43,7 @@ def axes_of(a: Attributes, given: Any) -> list[int] | None:
 
 
 def number(value: Any) -> float | None:
+    """A number, from an attribute or an input; None if it is left out."""
     return None if value is None else float(value.reshape(-1)[0]) if hasattr(value, "reshape") else value
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bntools.core.capture import first_line
-from bntools.errors import CaptureError
+from bntools.errors import CaptureError, first_line
 
 _LIBRARY = torch.library.Library("bntools", "FRAGMENT")
 _LIBRARY.define("onnx(Tensor[] inputs, str node) -> Tensor[]")

@@ -29,10 +29,9 @@ def find_pads(model: nn.Module, capture: Capture, plan: Plan) -> frozenset[int]:
     graph, found = Graph(capture), set[int]()
     for bn in find_staying(capture, plan):
         value, mean = bn.returned, get_tensor(model, f"{bn.paths[0]}.running_mean")
-        readers = (c for c in graph.readers[value.memory] if any(read is value for read in c.reads()))
         convs = {
             call.index: conv
-            for call in readers
+            for call in graph.readers_of(value)
             if (conv := _padding(model, call)) is not None and len(graph.hosts[call.owner]) == 1
         }
         if not convs or mean is None or getattr(torch, value.dtype) != mean.dtype:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bntools.core.pt2 import Payload, ProgramFile
 from bntools.core.states import ensure_sane
 
-_TYPES: Mapping[int, torch.dtype] = {
+DTYPES: Mapping[int, torch.dtype] = {
     1: torch.uint8,
     2: torch.int8,
     3: torch.int16,
@@ -38,7 +38,7 @@ _TYPES: Mapping[int, torch.dtype] = {
 
 def type_of(number: int) -> torch.dtype | None:
     """The type that a number of torch's schema stands for."""
-    return _TYPES.get(number)
+    return DTYPES.get(number)
 
 
 def weights_of(file: ProgramFile) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,35 +16,26 @@ from bntools.core.example import Example
 from bntools.core.filevalues import file_values
 from bntools.core.observe import difference_of
 from bntools.core.runtime import FLOORS, TIMES
-from bntools.core.sides import FileSide, ModuleSide
+from bntools.core.sides import FileSide, ModuleSide, in_type
 from bntools.core.traced import Traced
-from bntools.core.values import (
-    boundaries,
-    module_steps,
-    program_steps,
-    program_values,
-)
+from bntools.core.values import Values, boundaries, module_steps, program_steps, program_values
 from bntools.core.variants import jitter_, variant
 from bntools.core.verify import TOLERANCE
 
 
 def in_file(traced: Traced, file: FileSide, examples: Iterable[Example]) -> Divergence | None:
     """Where a file leaves the program that it is said to hold; values are matched by name and shape."""
-    dtype = file.dtype if file.dtype in FLOORS else torch.float32
+    floor = _floor(file.dtype)
     steps, outputs = traced.steps()
     # What is returned may have been given another name.
     renamed = dict(zip(outputs, (each.name for each in file.proto.graph.output), strict=False))
     for example in examples:
         if not file.takes(example):
             continue
-        exact, own = traced.values(_narrow(example, traced.side.dtype))
+        exact, own = traced.values(in_type(example, traced.side.dtype))
         names = {name: renamed.get(name, name) for name in exact}
         seen, broken = file_values(file, example, [*names.values()])
-        checks = {
-            name: _check(seen[names[name]], exact[name], own.get(name), FLOORS[dtype])
-            for name in exact
-            if names[name] in seen and _alike(seen[names[name]], exact[name], output=name in outputs)
-        }
+        checks = _checks(seen, exact, own, names, outputs, floor)
         found = first_divergence(steps, checks, outputs)
         if found is not None:
             return _in_graph(found, file.proto, names[found.value])
@@ -63,23 +54,19 @@ def in_files(a: FileSide, b: FileSide, examples: Iterable[Example]) -> Divergenc
         for name in node.output
         if name
     ]
-    wanted = [step.name for step in steps if renamed.get(step.name, step.name) in made]
+    names = {step.name: renamed.get(step.name, step.name) for step in steps}
+    wanted = [name for name, there in names.items() if there in made]
     for example in examples:
         if not (a.takes(example) and b.takes(example)):
             continue
         exact, _ = file_values(a, example, wanted)
         with variant(a.path, jitter_) as near:
             own, _ = file_values(FileSide(near, a.runtime), example, wanted)
-        seen, broken = file_values(b, example, [renamed.get(name, name) for name in wanted])
-        checks = {
-            name: _check(seen[there], exact[name], own.get(name), FLOORS.get(b.dtype, FLOORS[torch.float32]))
-            for name in exact
-            if (there := renamed.get(name, name)) in seen
-            and _alike(seen[there], exact[name], output=name in renamed)
-        }
-        found = first_divergence(steps, checks, [*renamed])
+        seen, broken = file_values(b, example, [names[name] for name in wanted])
+        checks = _checks(seen, exact, own, names, renamed, _floor(b.dtype))
+        found = first_divergence(steps, checks, renamed)
         if found is not None:
-            return _in_graph(found, b.proto, renamed.get(found.value, found.value))
+            return _in_graph(found, b.proto, names[found.value])
         if broken is not None:
             return _unrun(b, broken, steps, checks, {y: x for x, y in renamed.items()})
     return None
@@ -94,11 +81,7 @@ def in_program(traced: Traced, other: fx.GraphModule, examples: Iterable[Example
         exact, own = traced.values(example)
         seen = program_values(other, example, double=False)
         names = {name: renamed.get(name, name) for name in exact}
-        checks = {
-            name: _check(seen[names[name]], exact[name], own.get(name), FLOORS[traced.side.dtype])
-            for name in exact
-            if names[name] in seen and _alike(seen[names[name]], exact[name], output=name in outputs)
-        }
+        checks = _checks(seen, exact, own, names, outputs, _floor(traced.side.dtype))
         if (found := first_divergence(steps, checks, outputs)) is not None:
             return found
     return None
@@ -119,7 +102,7 @@ def in_module(
         exact = boundaries(a.model, example, double=True)
         own = exact if exactly else boundaries(a.model, example, double=False)
         seen = boundaries(b.model, example, double=exactly)
-        floor = TOLERANCE if exactly else FLOORS.get(b.dtype, FLOORS[torch.float32])
+        floor = TOLERANCE if exactly else _floor(b.dtype)
         checks: dict[str, Check] = {}
         places: dict[str, str] = {}
         for value, paths in named.items():
@@ -163,6 +146,35 @@ def _unrun(
     return _in_graph(place, file.proto, node.output[0])
 
 
+def _checks(
+    seen: Values,
+    exact: Values,
+    own: Values,
+    names: Mapping[str, str],
+    outputs: Collection[str],
+    floor: float,
+) -> dict[str, Check]:
+    """A check of each value that both sides have.
+
+    Args:
+        seen: by the names that the other side has for them.
+        exact, own: of the reference.
+        names: by the reference's names, those of the other side.
+        outputs: names of what the reference returns, which must have the same shape; other values of one name
+            and different shapes are two.
+        floor: the smallest error that is no fault.
+    """
+    return {
+        name: _check(seen[names[name]], value, own.get(name), floor)
+        for name, value in exact.items()
+        if names[name] in seen and (name in outputs or seen[names[name]].shape == value.shape)
+    }
+
+
+def _floor(dtype: torch.dtype) -> float:
+    return FLOORS.get(dtype, FLOORS[torch.float32])
+
+
 def _check(seen: Part, exact: Part, own: Part | None, floor: float) -> Check:
     if seen.shape != exact.shape:
         return Check(float("inf"), 0.0, floor)
@@ -174,15 +186,6 @@ def _apart(part: Part, exact: Part) -> float:
     if part.shape != exact.shape:
         return float("inf")
     return difference_of(torch.from_numpy(part.values), torch.from_numpy(exact.values), exact.scale)
-
-
-def _alike(part: Part, exact: Part, *, output: bool) -> bool:
-    """Whether two values of a name can be meant to be one; what is returned must be."""
-    return output or part.shape == exact.shape
-
-
-def _narrow(example: Example, dtype: torch.dtype) -> Example:
-    return example.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def _in_graph(found: Divergence, proto: Any, value: str) -> Divergence:

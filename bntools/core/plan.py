@@ -10,6 +10,7 @@ from typing import cast
 
 from bntools.core.changes import Part, Standardization, Swap, Switch
 from bntools.core.host import Host
+from bntools.core.keys import key_of
 from bntools.core.numbers import Maps
 from bntools.core.reasons import REMEDIES, Reason
 from bntools.core.records import plain, record
@@ -73,7 +74,7 @@ class Site:
     def statistics(self) -> tuple[str, ...]:
         """The keys of its running statistics and, where it counts them, of its batches."""
         names = ["running_mean", "running_var"] + ["num_batches_tracked"] * (self.batches is not None)
-        return tuple(f"{self.module}.{name}" if self.module else name for name in names)
+        return tuple(key_of(self.module or "", name) for name in names)
 
 
 @dataclass(frozen=True, slots=True)

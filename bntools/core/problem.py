@@ -198,18 +198,22 @@ class Problem:
         bad = set(owner[wrong].tolist())
         return {item for item in items if not bad.isdisjoint(item.calls)}
 
-    def leave(self, item: Item) -> Conflict | None:
-        """Let an item stay, with what it then holds together."""
+    def leave(self, item: Item) -> bool:
+        """Let an item stay, with what it then holds together.
+
+        Returns:
+            whether that can be; if not, nothing has changed.
+        """
         if not item.rigid:
-            return None
+            return True
         mark = self.mark()
         for call in item.calls:
             for one, two in self.flow.holds(call):
                 if self._tie(one, two, 1.0).any() or self.shifts.tie(one, two, 1.0, 0.0).any():
                     self.back(mark)
-                    return Conflict(call, Pin.FIXED, 0)
+                    return False
                 self.stays.append((one, two))
-        return None
+        return True
 
     def level(self, call: int) -> bool:
         """Let the layers around a BatchNorm take its scale in, so that a shift is all that it does.

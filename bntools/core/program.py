@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from bntools.core.axes import Axes
-from bntools.core.capture import in_a_line
 from bntools.core.example import Example
 from bntools.core.operator import Input, Operator
 from bntools.core.quiet import quiet
-from bntools.errors import CaptureError
+from bntools.errors import CaptureError, in_a_line
 
 _BATCH = Axes()
 

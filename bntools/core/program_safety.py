@@ -14,6 +14,7 @@ from typing import Any
 from torch import fx, nn
 
 from bntools.core.aten import operator
+from bntools.core.payloads import DTYPES
 from bntools.core.schema import (
     Rule,
     Stranger,
@@ -36,7 +37,7 @@ from bntools.core.treespecs import arguments, treespec
 MAJOR = 8
 """The version of torch's schema that is known; later minor ones add fields, which are refused."""
 
-TYPES = frozenset({*range(1, 14), 28, *range(29, 36)})
+TYPES = frozenset(DTYPES)
 """The numbers of torch's types."""
 
 _CALLER = r"[\w.#@]*,(?:(?!__)[\w#@]+(?:\.(?!__)[\w#@]+)*)?,[\w.<>]*"
@@ -81,23 +82,17 @@ _DEVICE = record({"type": text("cpu|cuda", "device that is known")}, {"index": o
 _TYPE = _one_of(TYPES, "type of torch's")
 _STRIDED = _one_of(frozenset({7}), "layout that is known")
 _FORMAT = _one_of(frozenset({1, 2, 3, 4}), "memory format of torch's")
-
-
-def tensor_meta(sizes: Rule = _SYM_INT) -> Rule:
-    """What a tensor is like: type, sizes, strides, place."""
-    return record(
-        {
-            "dtype": _TYPE,
-            "sizes": sequence(sizes),
-            "requires_grad": boolean,
-            "device": _DEVICE,
-            "strides": sequence(sizes),
-            "storage_offset": sizes,
-            "layout": _STRIDED,
-        }
-    )
-
-
+_TENSOR_META = record(
+    {
+        "dtype": _TYPE,
+        "sizes": sequence(_SYM_INT),
+        "requires_grad": boolean,
+        "device": _DEVICE,
+        "strides": sequence(_SYM_INT),
+        "storage_offset": _SYM_INT,
+        "layout": _STRIDED,
+    }
+)
 _TENSOR = record({"name": variable})
 _STRING = text(r"[ -~]{0,200}", "short plain text")
 _INT_OR_NAME = union({"as_name": variable, "as_int": integer})
@@ -143,7 +138,7 @@ _GRAPH = record(
         "inputs": sequence(_ARGUMENT),
         "outputs": sequence(_ARGUMENT),
         "nodes": sequence(_NODE),
-        "tensor_values": mapping(variable, tensor_meta()),
+        "tensor_values": mapping(variable, _TENSOR_META),
         "sym_int_values": mapping(variable, _SYM_INT),
         "sym_bool_values": mapping(variable, _SYM_BOOL),
     },

@@ -25,13 +25,13 @@ from bntools.core.operator import Operator
 from bntools.core.plan import Edit, Plan, Refusal, Side
 from bntools.core.planning import plan_of
 from bntools.core.program import atomised, exported
-from bntools.core.proof import Change, prove
+from bntools.core.proof import Procedure, prove
 from bntools.core.reasons import Reason
 from bntools.core.siblings import Sibling, find_siblings
 from bntools.core.sites import BatchNorm, find_sites
 from bntools.core.spelt import written_plainly
 from bntools.core.surgery import Surgery
-from bntools.core.verify import TOLERANCE, Report, Verdict
+from bntools.core.verify import TOLERANCE, UNASKED, UNCHANGED, Report, Verdict
 from bntools.errors import PromiseError
 
 _BATCH = Axes()
@@ -105,9 +105,9 @@ def fold_program(
         progress("comparing the program with the model")
         _check_export(model, program, example)
     if not work.whole.edits:
-        return Surgery(program, work.whole, Report(Verdict.SKIPPED, why="nothing was changed"), example, axes)
+        return Surgery(program, work.whole, UNCHANGED, example, axes)
     proof = (
-        prove(program, Change(work.whole, _seen(work), work.make, work.forget), example, progress)
+        prove(program, Procedure(work.whole, _seen(work), work.make, work.forget), example, progress)
         if verify
         else None
     )
@@ -120,8 +120,7 @@ def fold_program(
         for key, tensor in tensors_of(program):
             tensor.copy_(exact[key])
     if proof is None:
-        report = Report(Verdict.SKIPPED, why="verification was switched off")
-        return Surgery(program, work.whole, report, example, axes)
+        return Surgery(program, work.whole, UNASKED, example, axes)
     progress("running the folded program")
     report = proof.judge(program)
     if report.verdict is Verdict.FAILED:
@@ -216,9 +215,9 @@ def _unanswered(seen: Capture, program: fx.GraphModule) -> tuple[Refusal, ...]:
     """The modules that normalise and have no site in the program."""
     read = {m.keys.get("running_mean", "") for m in program.modules() if isinstance(m, Operator)}
     answered = {key.rpartition(".")[0] for key in read}
-    # By the names of the modules: where one has several, the program has taken the first.
     sites, unanswered = find_sites(seen)
     own = [*(bn.refusal or Refusal(bn.site, Reason.UNRECOGNISED, _NOWHERE) for bn in sites), *unanswered]
+    # A module that has several paths is known in the program by the first.
     missing = {
         refusal.site.module: refusal
         for refusal in own

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bntools.core.capture import first_line, in_a_line
 from bntools.core.compute import fold_tensors, get_tensor
 from bntools.core.exact import exact_copy
 from bntools.core.example import Example
@@ -20,7 +19,7 @@ from bntools.core.observe import Observation, agreement, difference, distance, o
 from bntools.core.plan import Plan
 from bntools.core.trials import trials
 from bntools.core.verify import TOLERANCE, Report, Verdict, compare
-from bntools.errors import CaptureError
+from bntools.errors import CaptureError, first_line, in_a_line
 
 _CHAOS = TOLERANCE / 100
 """A run is ill-conditioned if an ulp in each weight moves something by more than this share of its scale."""
@@ -77,7 +76,7 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Procedure:
     """What is to be done to a model, so that it can be tried on a copy.
 
     Args:
@@ -93,7 +92,7 @@ class Change:
     forget: Callable[[nn.Module], None]
 
 
-def change_of(plan: Plan) -> Change:
+def procedure_of(plan: Plan) -> Procedure:
     """To graft a plan."""
     assert plan.maps is not None
 
@@ -103,25 +102,25 @@ def change_of(plan: Plan) -> Change:
         return tensors
 
     seen = {change.site.name: plan.maps.seen[change.site.name] for change in plan.changes}
-    return Change(plan, seen, make, lambda model: bypass_(model, plan))
+    return Procedure(plan, seen, make, lambda model: bypass_(model, plan))
 
 
-def prove(model: nn.Module, change: Change, example: Example, progress: Callable[[str], None]) -> Proof:
-    """Measure in float64 what a change does to a model, which is only copied.
+def prove(model: nn.Module, procedure: Procedure, example: Example, progress: Callable[[str], None]) -> Proof:
+    """Measure in float64 what a procedure does to a model, which is only copied.
 
     Args:
         model: the original.
-        change: made for it.
+        procedure: made for it.
         example: the input that was given; redraws of it are tried as well.
         progress: told the name of each step.
 
     Raises:
         CaptureError: if the model cannot be copied, or does not run in float64.
     """
-    plan = change.plan
+    plan = procedure.plan
     own = [change.site.module for change in plan.changes if change.site.module is not None]
     modules = dict(modules_of(model))
-    taps = list(dict.fromkeys([*own, *(seen.tap for seen in change.seen.values() if seen.tap in modules)]))
+    taps = list(dict.fromkeys([*own, *(seen.tap for seen in procedure.seen.values() if seen.tap in modules)]))
     before: list[Observation] = []
     shipped: list[Observation] = []
     done: list[Example] = []
@@ -141,24 +140,24 @@ def prove(model: nn.Module, change: Change, example: Example, progress: Callable
         before.append(double)
         done.append(trial)
     progress("running it without its BatchNorms")
-    change.forget(twin)
+    procedure.forget(twin)
     bypassed = _or_nothing(twin, example)
     progress("folding in float64")
     twin = exact_copy(model)
-    tensors = change.make(twin)
+    tensors = procedure.make(twin)
     try:
         after = [observe(twin, trial, taps=taps) for trial in done]
     except Exception as error:  # code that asks a BatchNorm for its attributes finds another module there
         return Proof(plan, _does_not_run(error, done), tensors, done, before, shipped)
     del twin
-    report = compare(before, after, bypassed, change.seen)
+    report = compare(before, after, bypassed, procedure.seen)
     if report.verdict is Verdict.FAILED:
         progress("measuring how far rounding carries")
         moves = _sensitivity(model, done, before, taps)
         kept = [i for i, move in enumerate(moves) if i == 0 or move <= _CHAOS]
         before, after, shipped = ([runs[i] for i in kept] for runs in (before, after, shipped))
         done = [done[i] for i in kept]
-        report = _doubted(compare(before, after, bypassed, change.seen), moves[0])
+        report = _doubted(compare(before, after, bypassed, procedure.seen), moves[0])
     return Proof(plan, replace(report, inputs=_named(done)), tensors, done, before, shipped)
 
 

@@ -16,8 +16,7 @@ import torch
 import torch.distributed as dist
 
 from bntools import errors
-from bntools.core.capture import first_line, in_a_line
-from bntools.errors import BntoolsError, CaptureError, UsageError
+from bntools.errors import BntoolsError, CaptureError, UsageError, first_line, in_a_line
 
 _ARRIVAL = timedelta(minutes=5)
 _LONGEST = timedelta(hours=12)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bntools.core.batches import Batch, Batches, Forward, fresh, no_batches, run
 from bntools.core.change import Trial
-from bntools.core.changes import Norm, Swap
+from bntools.core.changes import Swap
 from bntools.core.distill import tuned
 from bntools.core.exact import copied
 from bntools.core.fitting import fitted
@@ -119,4 +119,4 @@ def _swapped(model: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> nn.
 def wants_data(model: nn.Module, swap: Swap) -> bool:
     """Whether data says something of a new norm: it has no running statistics, or the old one has none."""
     old = model.get_submodule(swap.paths[0])
-    return swap.norm in (Norm.GROUP, Norm.INSTANCE) or isinstance(old, nn.GroupNorm)
+    return not swap.norm.tracks or isinstance(old, nn.GroupNorm)

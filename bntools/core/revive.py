@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from bntools.core.capture import first_line
 from bntools.core.example import Example
 from bntools.core.inputs import draw
 from bntools.core.opcodes import read_pickles
@@ -33,7 +32,7 @@ from bntools.core.schema import Stranger
 from bntools.core.sniff import ARTEFACT_KEY, Kind, Sniffed
 from bntools.core.states import ensure_sane
 from bntools.core.zips import read_directory
-from bntools.errors import BntoolsError, SourceError, UnsafeError
+from bntools.errors import BntoolsError, SourceError, UnsafeError, first_line
 
 _PROGRAMS: WeakKeyDictionary[nn.Module, torch.export.ExportedProgram] = WeakKeyDictionary()
 

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from bntools.core.capture import first_line, in_a_line
 from bntools.core.child import CrashError, HangError, RefusalError
 from bntools.core.example import Example
 from bntools.core.observe import agreement, difference_of
 from bntools.core.sides import FileSide, ModuleSide, Outputs, Side
 from bntools.core.variants import jitter_, variant
 from bntools.core.verify import TOLERANCE, Report, Verdict
-from bntools.errors import BntoolsError, CaptureError
+from bntools.errors import BntoolsError, CaptureError, first_line, in_a_line
 
 FLOORS = {torch.float64: TOLERANCE, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """The smallest error, as a share of the scale, that counts as rounding whatever the reference's own is."""
@@ -68,8 +67,9 @@ def check(a: Side, b: Side, examples: Iterable[Example]) -> Report:
 
     With r the reference in float64, t in its own type and z the other side, for each output
     ``max|z − r| ≤ max(10·max|t − r|, noise, floor)`` as shares of ``max|r|``, where noise is the largest
-    ``max|t − r|`` of all outputs; and shapes, types and what is not finite must agree. The side that is a torch model is the reference. Of two files the first is: r is what
-    it computes without the runtime's optimisations, t with them, and with each weight an ulp off.
+    ``max|t − r|`` of all outputs; and shapes, types and what is not finite must agree. The side that is a
+    torch model is the reference. Of two files the first is: r is what it computes without the runtime's
+    optimisations, t with them, and with each weight an ulp off.
 
     Args:
         a, b: the two.

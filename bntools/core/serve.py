@@ -55,6 +55,18 @@ def sampled(array: np.ndarray) -> np.ndarray:
     return np.asarray(flat[at])
 
 
+def scale_of(array: np.ndarray) -> float:
+    """The largest absolute value of those that are finite, 0 without any.
+
+    Example:
+        >>> scale_of(np.array([3 + 4j, np.nan])), scale_of(np.array([-128], np.int8))
+        (5.0, 128.0)
+    """
+    finite = array[np.isfinite(array)] if array.dtype.kind in "fc" else array
+    wide = finite.astype(np.complex128 if array.dtype.kind == "c" else np.float64)  # |−128| is no int8
+    return float(np.abs(wide).max()) if wide.size else 0.0
+
+
 def _exactly(stream: IO[bytes], count: int) -> bytes:
     held = bytearray(count)
     _exactly_into(stream, memoryview(held))
@@ -101,9 +113,7 @@ class _Server:
             raise TypeError("it returns something that is no array of numbers")
         if not head.get("sample"):
             return {}, out
-        finite = [each[np.isfinite(each)] if each.dtype.kind in "fc" else each for each in out]
-        scales = [float(np.abs(each.astype(np.float64)).max()) if each.size else 0.0 for each in finite]
-        shapes = [list(each.shape) for each in out]
+        shapes, scales = [list(each.shape) for each in out], [scale_of(each) for each in out]
         return {"shapes": shapes, "scales": scales}, [sampled(each) for each in out]
 
     def forget(

@@ -1,9 +1,8 @@
 """Layers that stand beside one another: they read the same values, and a sum adds up what they return.
 
 ``conv(x) + BN(x)`` is one convolution, with the BatchNorm's scale in the middle of its kernel, and so are
-parallel
-convolutions whose kernels lie on top of each other: RepVGG, MobileOne, RepGhost, RepViT, FastViT. In a module
-the sum belongs to somebody's ``forward``; in a captured program it can go.
+parallel convolutions whose kernels lie on top of each other: RepVGG, MobileOne, RepGhost, RepViT, FastViT. In
+a module the sum belongs to somebody's ``forward``; in a captured program it can go.
 """
 
 from __future__ import annotations

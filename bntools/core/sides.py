@@ -61,7 +61,7 @@ class ModuleSide:
             return observe(self.model, example, double=False).outputs
         if dtype not in self._narrow:
             self._narrow[dtype] = copied(self.model).to(dtype)
-        return observe(self._narrow[dtype], example.map(_to(dtype)), double=False).outputs
+        return observe(self._narrow[dtype], in_type(example, dtype), double=False).outputs
 
     def narrowed(self, dtype: torch.dtype, model: nn.Module) -> None:
         """Let *model* be what it is in that type."""
@@ -189,8 +189,9 @@ class StandIn(nn.Module):
         """Nothing is computed."""
 
 
-def _to(dtype: torch.dtype) -> Any:
-    return lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor
+def in_type(example: Example, dtype: torch.dtype) -> Example:
+    """A call with its floating tensors in that type."""
+    return example.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def _type_of(dtypes: Any) -> torch.dtype:

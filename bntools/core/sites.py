@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from torch import nn
 
 from bntools.core.affine import ACTIVATIONS
-from bntools.core.calls import Call, Capture, ModuleCall, ModuleFacts, Stored, Value
+from bntools.core.calls import BY_BATCH, Call, Capture, ModuleCall, ModuleFacts, Stored, Value
 from bntools.core.changes import Part
+from bntools.core.keys import key_of
 from bntools.core.plan import Plan, Refusal, Site
 from bntools.core.reasons import Reason
-
-_TRAINING = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def find_sites(capture: Capture) -> tuple[tuple[BatchNorm, ...], tuple[Refusal, 
     """All sites of a capture, in order of execution, and the refusals of modules that no call reached."""
     names: Counter[str] = Counter()
     index = _Index(capture)
-    calls = [c for c in capture.calls if c.op in _TRAINING and not _is_no_site(c, capture)]
+    calls = [c for c in capture.calls if c.op in BY_BATCH and not _is_no_site(c, capture)]
     found = tuple(_site(call, capture, names, index) for call in calls)
     return found, _unanswered(capture, found)
 
@@ -70,7 +69,8 @@ def find_staying(capture: Capture, plan: Plan) -> list[BatchNorm]:
     """The BatchNorms that a plan refuses for what stands around them, and that a module could stand for."""
     refused = {refusal.site.name for refusal in plan.refusals}
     found, _ = find_sites(capture)
-    return [bn for bn in found if bn.site.name in refused and bn.refusal is None and bn.paths]
+    able = [bn for bn in found if bn.site.name in refused and bn.refusal is None]
+    return [bn for bn in able if bn.paths and all(bn.paths)]  # without a path, it is the model itself
 
 
 def site_of(path: str, facts: ModuleFacts, at: int | None = None) -> Site:
@@ -109,7 +109,7 @@ def _site(call: Call, capture: Capture, names: Counter[str], index: _Index) -> B
     mean = call.args["running_mean"]
     facts = capture.facts.get(call.owner)
     own = facts is not None and (
-        any(k == _join(p, "running_mean") for k in getattr(mean, "keys", ()) for p in facts.paths)
+        any(k == key_of(p, "running_mean") for k in getattr(mean, "keys", ()) for p in facts.paths)
         or (mean is None and facts.batchnorm)
     )
     path = call.owner if own else None
@@ -141,7 +141,7 @@ def _unfit(site: Site, call: Call, capture: Capture) -> Refusal | None:
     """Why the call could not be folded into anything."""
     if call.args["running_mean"] is None or call.args["running_var"] is None:
         return Refusal(site, Reason.NO_STATISTICS, "it has no running statistics")
-    if call.args[_TRAINING[call.op]]:
+    if call.args[BY_BATCH[call.op]]:
         return Refusal(site, Reason.TRAINING, "it ran in training mode")
     came, left = call.args["input"].dtype, call.outputs[0].dtype
     if came != left:
@@ -203,6 +203,8 @@ def _keeps(call: Call, module: ModuleCall | None, known: _Index) -> tuple[Part, 
             parts.append(Part(f"act{len(parts)}", name, tuple(step.args[a] for a in args)))
         else:
             return f"{module.path} also runs {step.op if step else 'something else'} behind it"
+    if parts and not module.path:
+        return "it is the model itself, in whose place nothing can be put"
     return tuple(parts)
 
 
@@ -222,7 +224,7 @@ def _unanswered(capture: Capture, found: Sequence[BatchNorm]) -> tuple[Refusal, 
         if (
             not (facts.statistics or facts.batchnorm)
             or path in answered
-            or _join(path, "running_mean") in read
+            or key_of(path, "running_mean") in read
         ):
             continue
         site = site_of(path, facts)
@@ -233,10 +235,6 @@ def _unanswered(capture: Capture, found: Sequence[BatchNorm]) -> tuple[Refusal, 
                 Refusal(site, Reason.UNRECOGNISED, f"{facts.kind} normalises in a way of its own")
             )
     return tuple(refusals)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _parent(path: str) -> str | None:

@@ -204,7 +204,7 @@ def _attempt(problem: Problem, order: Sequence[Item], stay: Sequence[Item], chec
     """
     missed = {item: Conflict(item.calls[0], Pin.SCALE, 0) for item in stay}
     for item in stay:
-        if problem.leave(item) is not None:
+        if not problem.leave(item):
             return item
     taken: list[Item] = []
     at, many = 0, 1
@@ -231,6 +231,6 @@ def _attempt(problem: Problem, order: Sequence[Item], stay: Sequence[Item], chec
             many = 1 if check else 2
         else:
             missed[item] = conflict
-            if problem.leave(item) is not None:
+            if not problem.leave(item):
                 return item
     return _Attempt(order, stay, taken, missed)

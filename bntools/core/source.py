@@ -29,7 +29,7 @@ _NO_MODEL = (
     "which says nothing of the model it belongs to",
     "name its architecture: --arch timm:NAME, torchvision:NAME or package.module:factory",
 )
-_NOT_TODAY: Mapping[Kind, tuple[str, str]] = {
+_NOT_OPENED: Mapping[Kind, tuple[str, str]] = {
     Kind.ARTEFACT: (
         "holds a changed model's weights and its plan",
         "apply it to a fresh model with `bntools replay`",
@@ -173,8 +173,7 @@ def look(
 
 
 def _graph(sniffed: Sniffed, arch: str | None, key: str | None, ema: bool, unsafe: bool) -> Loaded:
-    if arch is not None or key is not None or ema:
-        flag = "--arch" if arch is not None else "--ema" if ema else "--key"
+    if flag := _about_weights(arch, key, ema):
         raise UsageError(f"{sniffed.path}: {sniffed.detail} needs no {flag}", todo=f"leave out {flag}")
     if sniffed.kind is Kind.PROGRAM:
         held = revive(sniffed.path, unsafe=unsafe)
@@ -231,8 +230,7 @@ def _file(path_or_spec: str | Path) -> Path | None:
 def _named(
     spec: str, arch: str | None, arch_kwargs: Mapping[str, Any] | None, key: str | None, ema: bool
 ) -> Loaded:
-    if arch is not None or key is not None or ema:
-        flag = "--arch" if arch is not None else "--ema" if ema else "--key"
+    if flag := _about_weights(arch, key, ema):
         raise UsageError(
             f"{spec} builds a model, and {flag} is about a file", todo=f"give a file, or leave out {flag}"
         )
@@ -240,11 +238,16 @@ def _named(
     return Loaded(model=model, kind=Kind.SPEC, what=f"{spec} with random weights", spec=spec)
 
 
+def _about_weights(arch: str | None, key: str | None, ema: bool) -> str:
+    """The option that was given and is about weights in a file; empty if none was."""
+    return "--arch" if arch is not None else "--ema" if ema else "--key" if key is not None else ""
+
+
 def _opened(
     sniffed: Sniffed, key: str | None, ema: bool, trust: Sequence[str], unsafe: bool
 ) -> tuple[Picked, tuple[str, ...]]:
-    if sniffed.kind in _NOT_TODAY:
-        why, todo = _NOT_TODAY[sniffed.kind]
+    if sniffed.kind in _NOT_OPENED:
+        why, todo = _NOT_OPENED[sniffed.kind]
         raise SourceError(f"{sniffed.path}: {sniffed.detail}: {why}", todo=todo)
     where, size = str(sniffed.path), sniffed.path.stat().st_size
     if sniffed.kind is Kind.SAFETENSORS:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bntools.core.pickles import importable_from_here, works_first
-from bntools.errors import SourceError, UsageError
+from bntools.errors import SourceError, UsageError, in_a_line
 
 _SPEC = re.compile(r"(?P<where>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[\w.\-]+)")
 
@@ -154,8 +154,7 @@ def _not_imported(spec: str, name: str, error: Exception) -> SourceError:
 
 
 def _failed(what: str, error: Exception, todo: str) -> SourceError:
-    reason = (str(error).splitlines() or [""])[0]
-    return SourceError(f"{what} failed with {type(error).__name__}: {reason}", todo=todo)
+    return SourceError(f"{what} failed with {in_a_line(error)}", todo=todo)
 
 
 def _ensure_known(spec: str, name: str, names: Iterable[str], package: str) -> None:

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bntools.core.atomic import replacing
-from bntools.core.capture import first_line
 from bntools.core.exact import copied
 from bntools.core.graft import graft_
 from bntools.core.plan import Plan
@@ -25,7 +24,7 @@ from bntools.core.sniff import Kind, sniff
 from bntools.core.source import state_of
 from bntools.core.surgery import Surgery
 from bntools.core.torchfile import write_torch
-from bntools.errors import PlanError, SourceError, UsageError
+from bntools.errors import PlanError, SourceError, UsageError, first_line
 
 KEY = "bntools"
 """The key of the plan: in the header of a safetensors file, and in a checkpoint."""
@@ -50,7 +49,7 @@ def save(surgery: Surgery[Any], path: str | Path, *, force: bool = False) -> Pat
     stands in the file. The file appears whole or not at all, and equal models give equal bytes.
 
     Args:
-        surgery: from `fold`.
+        surgery: what a verb returned.
         path: where to.
         force: replace a file that is there.
 
@@ -81,7 +80,11 @@ def save(surgery: Surgery[Any], path: str | Path, *, force: bool = False) -> Pat
 
 
 def check_ending(model: nn.Module, path: Path) -> None:
-    """Whether a file of that name can hold the model."""
+    """Refuse a name whose ending is not one for this kind of model.
+
+    Raises:
+        UsageError: if it is not.
+    """
     program = is_program(model)
     endings = PROGRAMS if program else (".pt", ".pth", ".safetensors")
     if path.suffix in endings:

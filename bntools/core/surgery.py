@@ -14,8 +14,8 @@ from bntools.core.exact import copied
 from bntools.core.example import Example
 from bntools.core.graft import graft_
 from bntools.core.plan import Plan
-from bntools.core.proof import change_of, prove
-from bntools.core.verify import Report, Verdict
+from bntools.core.proof import procedure_of, prove
+from bntools.core.verify import UNASKED, UNCHANGED, Report, Verdict
 from bntools.errors import PromiseError
 
 R = TypeVar("R")
@@ -65,14 +65,13 @@ def operate(
         CaptureError: if the model cannot be copied.
     """
     if not plan.changes:
-        report = Report(Verdict.SKIPPED, why="nothing was changed")
-        return Surgery(model if inplace else copied(model), plan, report, example)
-    proof = prove(model, change_of(plan), example, progress) if verify else None
+        return Surgery(model if inplace else copied(model), plan, UNCHANGED, example)
+    proof = prove(model, procedure_of(plan), example, progress) if verify else None
     target = model if inplace else copied(model, _replaced(model, plan))
     progress("folding")
     undo = graft_(target, plan, tensors)
     if proof is None:
-        return Surgery(target, plan, Report(Verdict.SKIPPED, why="verification was switched off"), example)
+        return Surgery(target, plan, UNASKED, example)
     try:
         progress("running the folded model")
         report = proof.judge(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ from bntools.errors import CaptureError
 from bntools.norms.standardized import standardization_of
 from bntools.norms.switchable import SWITCHABLE, dominant
 
-_SPACE: Mapping[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
 _BATCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_SPACE: Mapping[type[nn.Module], int] = {kind: space for space, kind in _BATCH.items()}
 _INSTANCE = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _MOST, _FEWEST = 32, 16
@@ -76,30 +77,27 @@ def swap_of(
     channels = len(mean)
     if not isinstance(eps, float):
         return Left(Reason.UNRECOGNISED, f"{kind} does not say its ε")
-    if type(module) is (nn.SyncBatchNorm if norm is Norm.SYNC else None):
-        return Left(Reason.ALREADY, f"it is a {kind}")
     keeps: tuple[Part, ...] = ()
     space = _SPACE.get(type(module), 0)
-    if norm is Norm.BATCH and space:
+    if (norm is Norm.BATCH and space) or (norm is Norm.SYNC and type(module) is nn.SyncBatchNorm):
         return Left(Reason.ALREADY, f"it is a {kind}")
     if not space:
         found = _alone(module, channels)
         if isinstance(found, Left):
             return found
         space, keeps = found
-    count = {Norm.INSTANCE: channels}.get(norm, groups or groups_for(channels))
-    if norm in (Norm.GROUP, Norm.INSTANCE):
-        if channels % count:
-            return Left(Reason.GROUPS, f"{count} groups do not divide {channels} channels")
-        values = channels // count * math.prod(shape[2:]) if shape else 2 - (space == 1 and count == channels)
-        if values == 1:
-            of = f"({', '.join(map(str, ('N', *shape[1:])))})" if shape else "(N, C)"
-            return Left(Reason.ONE_VALUE, f"of an input {of} each group would hold one value a sample")
-    tracks = norm.tracks
-    own = [own_tensor(module, name) is not None for name in ("weight", "bias")]
-    weight, bias = own if tracks else (True, True)
-    momentum = getattr(module, "momentum", 0.1) if tracks else None
-    return Swap(paths, norm, channels, eps, momentum, count if not tracks else 1, space, weight, bias, keeps)
+    if norm.tracks:
+        momentum = getattr(module, "momentum", 0.1)
+        weight, bias = (own_tensor(module, name) is not None for name in ("weight", "bias"))
+        return Swap(paths, norm, channels, eps, momentum, 1, space, weight, bias, keeps)
+    count = channels if norm is Norm.INSTANCE else groups or groups_for(channels)
+    if channels % count:
+        return Left(Reason.GROUPS, f"{count} groups do not divide {channels} channels")
+    single = channels // count * math.prod(shape[2:]) == 1 if shape else space == 1 and count == channels
+    if single:
+        of = f"({', '.join(map(str, ('N', *shape[1:])))})" if shape else "(N, C)"
+        return Left(Reason.ONE_VALUE, f"of an input {of} each group would hold one value a sample")
+    return Swap(paths, norm, channels, eps, None, count, space, keeps=keeps)
 
 
 def _from_group(
@@ -111,6 +109,8 @@ def _from_group(
     if shape is None:
         return Left(Reason.NO_DATA, "it knows nothing of other samples than the one that it normalises")
     space = max(len(shape) - 2, 1)
+    if space not in _BATCH:
+        return Left(Reason.UNRECOGNISED, f"torch has no BatchNorm for inputs of {len(shape)} axes")
     return Swap(paths, norm, module.num_channels, module.eps, momentum=0.1, space=space)
 
 
@@ -121,11 +121,12 @@ def _alone(module: nn.Module, channels: int) -> tuple[int, tuple[Part, ...]] | L
     assert like is not None
     mode = module.training
     module.training = False
+    alone = nn.Sequential(OrderedDict(it=module))  # a child, in whose place something can be put
     try:
         for space in (2, 1, 3):
             x = torch.randn(4, channels, *(3,) * space).to(like)
             try:
-                sites, _ = find_sites(capture(module, Example((x,))))
+                sites, _ = find_sites(capture(alone, Example((x,))))
             except CaptureError:
                 continue
             if len(sites) != 1 or sites[0].refusal is not None:

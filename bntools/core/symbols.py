@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+from typing import TypeGuard
 
 from bntools.core.schema import Stranger, shown
 
@@ -33,7 +34,6 @@ _FUNCTIONS = frozenset(
         "Not",
         "Or",
         "PythonMod",
-        "Rational",
         "StrictGreaterThan",
         "StrictLessThan",
         "ToFloat",
@@ -53,7 +53,7 @@ def symbol(value: object) -> str:
         >>> symbol("s77")
         's77'
     """
-    if not isinstance(value, str) or _SYMBOL.fullmatch(value) is None:
+    if not _is_name(value):
         raise Stranger(f"'{shown(value)}', which is no symbol of torch's")
     return value
 
@@ -101,7 +101,7 @@ def _is_symbol(args: list[ast.expr]) -> bool:
     return len(args) == 1 and isinstance(args[0], ast.Constant) and _is_name(args[0].value)
 
 
-def _is_name(value: object) -> bool:
+def _is_name(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _SYMBOL.fullmatch(value) is not None
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bntools.core.keys import place
 from bntools.core.sniff import Sniffed
-from bntools.errors import SourceError
+from bntools.errors import SourceError, first_line
 
 
 def read_safetensors(sniffed: Sniffed) -> dict[str, Tensor]:
@@ -25,9 +25,8 @@ def read_safetensors(sniffed: Sniffed) -> dict[str, Tensor]:
     except ImportError as error:
         raise SourceError(f"{sniffed.path}: needs safetensors", todo="pip install safetensors") from error
     except Exception as error:  # the library raises its own and torch's errors on damaged bytes
-        reason = (str(error).splitlines() or [""])[0]
         raise SourceError(
-            f"{sniffed.path}: a damaged safetensors file ({reason})", todo="download it again"
+            f"{sniffed.path}: a damaged safetensors file ({first_line(error)})", todo="download it again"
         ) from error
     # The library hands them out in another order each time.
     return {key: tensors[key] for key in sorted(tensors, key=place)}

@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from bntools.core.atomic import replacing
-from bntools.core.capture import first_line
-from bntools.errors import UsageError
+from bntools.errors import UsageError, first_line
 
 
 class _Pickler(pickle._Pickler):

@@ -16,15 +16,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bntools.core import names
-from bntools.core.calls import Call, ModuleCall, Stored, Value
+from bntools.core.calls import BY_BATCH, Call, ModuleCall, Stored, Value
 from bntools.core.leaves import tensors_of
 from bntools.core.memories import Memories
 from bntools.core.names import modules_of
 
 # A tensor's content becomes a Python number here, and with it perhaps a branch.
 _TO_PYTHON = frozenset({"_local_scalar_dense", "item", "is_nonzero", "equal", "allclose"})
-# Their schemas do not say that they write the running statistics.
-_WRITES_STATISTICS = {"batch_norm": "training", "instance_norm": "use_input_stats"}
 
 
 class Trace(TorchDispatchMode):
@@ -103,7 +101,7 @@ class Trace(TorchDispatchMode):
         named = {**schema.defaults, **dict(zip(schema.names, args, strict=False)), **kwargs}
         read = {name: self._refer(value) for name, value in named.items()}
         writes = schema.writes
-        if named.get(_WRITES_STATISTICS.get(op, "")):
+        if named.get(BY_BATCH.get(op, "")):  # of which their schemas say nothing
             writes += ("running_mean", "running_var")
         written = frozenset(r.memory for name in writes for r in _flat(read.get(name)))
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
@@ -20,7 +19,7 @@ from bntools.core.child import Part
 from bntools.core.exact import exact, exact_copy, in_float64
 from bntools.core.example import Example
 from bntools.core.names import modules_of
-from bntools.core.serve import sampled
+from bntools.core.serve import sampled, scale_of
 from bntools.core.untouched import untouched
 
 Values = Mapping[str, Part]
@@ -31,9 +30,7 @@ def part_of(tensor: Tensor) -> Part:
     array = tensor.detach().cpu()
     array = array.to_dense() if array.layout is not torch.strided else array
     plain = (array.float() if array.dtype is torch.bfloat16 else array).contiguous().numpy()
-    finite = plain[np.isfinite(plain)] if plain.dtype.kind in "fc" else plain
-    scale = float(np.abs(finite.astype(np.float64)).max()) if finite.size else 0.0
-    return Part(sampled(plain).copy(), tuple(plain.shape), scale)
+    return Part(sampled(plain).copy(), tuple(plain.shape), scale_of(plain))
 
 
 def program_values(program: fx.GraphModule, example: Example, *, double: bool) -> Values:

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from bntools.core.capture import first_line
 from bntools.core.external import size_of
-from bntools.errors import SourceError
+from bntools.errors import SourceError, first_line
 
 _LARGE = 1 << 30
 

@@ -84,6 +84,10 @@ class Report:
     notes: tuple[str, ...] = ()
 
 
+UNASKED = Report(Verdict.SKIPPED, why="verification was switched off")
+UNCHANGED = Report(Verdict.SKIPPED, why="nothing was changed")
+
+
 def compare(
     before: Sequence[Observation],
     after: Sequence[Observation],

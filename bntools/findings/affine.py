@@ -72,7 +72,8 @@ def float16_overflow(subject: Subject, threshold: float) -> Iterator[Remark]:
             told = f"with {count} BatchNorms folded in, its largest number is {size:.3g}"
             yield Remark(host.path, told, {"largest": size})
     for refusal in plan.refusals:
-        norm = subject.by_path.get(refusal.site.module or "") if refusal.site.module is not None else None
+        path = refusal.site.module
+        norm = subject.by_path.get(path) if path is not None else None
         if norm is None or norm.scale is None or norm.shift is None:
             continue
         size = float(np.abs(np.concatenate([norm.scale, norm.shift])).max())

@@ -25,8 +25,9 @@ from bntools.core.lockstep import Stop
 from bntools.core.moments import Moments, merged, moments_of
 from bntools.core.ranks import Ranks
 from bntools.core.rounds import Progress, Rounds
-from bntools.core.running import Running, Statistics, write
+from bntools.core.running import Running
 from bntools.core.select import select
+from bntools.core.stored import Statistics, write
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError
 from bntools.findings.passed import Pass, Reached
@@ -167,22 +168,23 @@ class Checkup:
             return
         for number, x in there:
             if number >= size:
-                self._look(stop, self._group[number - size].number, x.detach())
+                self._look(stop, self._group[number - size], x.detach())
 
-    def _look(self, stop: Stop, number: int, x: Tensor) -> None:
+    def _look(self, stop: Stop, batch: Batch, x: Tensor) -> None:
         path = stop.path
-        self._calls[path][number] += 1
+        self._calls[path][batch.number] += 1
         if x.numel() == 0 or x.ndim < 2 or x.shape[1] != len(self.running.old[path].mean):
             return
         rows = x.flatten(2) if x.ndim > 2 else x.unsqueeze(2)
         low, high = rows.amin((0, 2)).double(), rows.amax((0, 2)).double()
-        self._sound.append((path, number, (low + high).isfinite().all()))
+        self._sound.append((path, batch.number, (low + high).isfinite().all()))
         count = len(x) * rows.shape[2]
         if path in self._ends:
             before, least, most = self._ends[path]
             count, low, high = before + count, torch.minimum(low, least), torch.maximum(high, most)
         self._ends[path] = count, low, high
-        if stop.call == 1:  # the steps of a loop differ, whatever is in the batches
+        # The steps of a loop differ, whatever is in the batches; and the tokens of a sample are alike.
+        if stop.call == 1 and len(x) == batch.samples:
             part = merged([moments_of(rows.double().mean(2))])
             groups, whole, within = self._means.get(path, (0, None, None))
             whole = part if whole is None else merged([whole, part])

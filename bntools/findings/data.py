@@ -9,7 +9,7 @@ import numpy as np
 
 from bntools.findings.affine import before_relu
 from bntools.findings.layer import NormLayer
-from bntools.findings.passed import Pass, Reached
+from bntools.findings.passed import Reached
 from bntools.findings.remark import Remark, of_channels
 from bntools.findings.subject import Subject
 
@@ -108,9 +108,10 @@ def _chance(subject: Subject) -> tuple[float, str]:
 
 def silent_channels(subject: Subject, threshold: float) -> Iterator[Remark]:
     """Of what a BatchNorm makes of the least and the largest value the larger one is below 0."""
-    passed = subject.passed
-    for norm in before_relu(subject) if passed is not None else ():
-        found = passed.reached.get(norm.path) if passed is not None else None
+    if subject.passed is None:
+        return
+    for norm in before_relu(subject):
+        found = subject.passed.reached.get(norm.path)
         if found is None or found.values < _MANY or norm.scale is None or norm.shift is None:
             continue
         top = np.maximum(norm.scale * found.low, norm.scale * found.high) + norm.shift
@@ -145,7 +146,7 @@ def _times(count: int) -> str:
 
 def _reached(subject: Subject) -> Iterator[tuple[NormLayer, Reached]]:
     """In order of execution."""
-    passed: Pass | None = subject.passed
+    passed = subject.passed
     if passed is None:
         return
     order = [layer.path for layer in passed.drift.layers] if passed.drift is not None else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,9 @@ class Shares:
     batch: float
 
 
+KINDS = tuple(field.name for field in fields(Shares))
+
+
 @dataclass(frozen=True, slots=True)
 class Mixture:
     """What one SwitchableNorm has learned.
@@ -37,6 +40,11 @@ class Mixture:
     layer: str
     mean: Shares
     var: Shares
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Those in the mean, then those in the variance, each in the order of `KINDS`."""
+        return *astuple(self.mean), *astuple(self.var)
 
 
 def mixtures_of(model: nn.Module) -> tuple[Mixture, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,5 +58,5 @@ class Pass:
     reached: Mapping[str, Reached]
     drift: Drift | None = None
     skipped: tuple[int, ...] = ()
-    left_out: tuple[str, ...] = field(default=())
+    left_out: tuple[str, ...] = ()
     poisoned: tuple[str, int] | None = None

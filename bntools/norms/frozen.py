@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-_AFFINE = ("weight", "bias", "mean_weight", "var_weight")
+AFFINE = ("weight", "bias", "mean_weight", "var_weight")
+"""What is trained of a norm: γ and β, and what a SwitchableNorm has besides."""
 
 
 class Frozen(nn.Module):
@@ -51,8 +52,8 @@ def frozen(module: nn.Module) -> Frozen | None:
 
 
 def affine_of(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The γ and β of a module, and what a SwitchableNorm has besides, by name, as far as it has them."""
-    own = {name: module._parameters.get(name) for name in _AFFINE}
+    """What is trained of a norm, by name, as far as it has that."""
+    own = {name: module._parameters.get(name) for name in AFFINE}
     return {name: tensor for name, tensor in own.items() if isinstance(tensor, nn.Parameter)}
 
 

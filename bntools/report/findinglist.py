@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bntools.findings import RULES, Finding, together
 from bntools.report.entries import Entry
-from bntools.report.markup import Html, called, joined, tag
+from bntools.report.markup import Html, called, joined, listed, tag
 from bntools.report.overview import sign
 
 _SHOWN = 8
@@ -62,13 +62,9 @@ def _layers(group: Sequence[Finding], first: Mapping[str, Entry]) -> list[Html]:
 
 def _line(detail: str, names: Sequence[str], first: Mapping[str, Entry]) -> Html:
     links = [_link(name, first) for name in names]
-    head = joined(_apart(links[:_SHOWN]), ": ") if links else Html("")
-    more = (_behind(len(links) - _SHOWN, _apart(links[_SHOWN:])),) if len(links) > _SHOWN else ()
+    head = joined(listed(links[:_SHOWN]), ": ") if links else Html("")
+    more = (_behind(len(links) - _SHOWN, listed(links[_SHOWN:])),) if len(links) > _SHOWN else ()
     return tag("li", head, detail, *more)
-
-
-def _apart(links: Sequence[Html]) -> Html:
-    return joined(*[each for link in links for each in (", ", link)][1:])
 
 
 def _behind(count: int, inside: Html) -> Html:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 from bntools.findings import RULES, Finding, Rule, Severity
+from bntools.printable import printable
 
 SUITE = "bntools inspect"
 _PACKAGE = "bntools.inspect"
@@ -46,7 +47,7 @@ def junit(
     if about:
         properties = ET.SubElement(suite, "properties")
         for name, value in about.items():
-            ET.SubElement(properties, "property", name=name, value=held(value))
+            ET.SubElement(properties, "property", name=name, value=printable(value))
     for rule in (RULES[each] for each in asked):
         found = [finding for finding in findings if finding.rule == rule.id]
         for finding in found:
@@ -55,7 +56,7 @@ def junit(
             _case(suite, rule, None)
     if error:
         case = ET.SubElement(suite, "testcase", classname=_PACKAGE, name="run", time=_TIME)
-        ET.SubElement(case, "error", type="error", message=held(error))
+        ET.SubElement(case, "error", type="error", message=printable(error))
     counts = {"tests": len(suite.findall("testcase"))}
     counts |= {f"{kind}s": len(suite.findall(f"testcase/{kind}")) for kind in ("failure", "error")}
     told = {name: str(count) for name, count in counts.items()}
@@ -73,7 +74,7 @@ def _case(suite: ET.Element, rule: Rule, layer: str | None) -> ET.Element:
         suite,
         "testcase",
         classname=f"{_PACKAGE}.{rule.id}",
-        name=held(f"{rule.name}{where}"),
+        name=printable(f"{rule.name}{where}"),
         time=_TIME,
     )
 
@@ -81,17 +82,7 @@ def _case(suite: ET.Element, rule: Rule, layer: str | None) -> ET.Element:
 def _tell(case: ET.Element, rule: Rule, finding: Finding, *, failed: bool) -> None:
     means = f"{rule.means}\n{rule.remedy}"
     if failed or rule.severity is not Severity.NOTE:
-        failure = ET.SubElement(case, "failure", type=rule.severity.value, message=held(finding.detail))
+        failure = ET.SubElement(case, "failure", type=rule.severity.value, message=printable(finding.detail))
         failure.text = means
     else:
-        ET.SubElement(case, "system-out").text = f"{held(finding.detail)}\n{means}"
-
-
-def held(text: str) -> str:
-    r"""*text* as XML can hold it: control characters, which it cannot, are written out.
-
-    Example:
-        >>> held("bn\x00\x1b[2J"), held("modèle <1>")
-        ('bn\\x00\\x1b[2J', 'modèle <1>')
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+        ET.SubElement(case, "system-out").text = f"{printable(finding.detail)}\n{means}"

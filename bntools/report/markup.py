@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Final
+
+from bntools.printable import printable
 
 _VOID: Final = frozenset({"meta", "input", "br"})
 _SHAPES: Final = frozenset({"path", "rect", "use"})
@@ -16,21 +19,6 @@ class Html(str):
     """Text that is HTML already; only this module makes it of what it has escaped."""
 
     __slots__ = ()
-
-
-def words(text: str) -> str:
-    r"""*text* without what could change how the text around it is read.
-
-    Control characters are written out, those that turn the direction of a line too, and half a surrogate,
-    which no file can hold.
-
-    Example:
-        >>> words("bn\u202e1")
-        'bn\\u202e1'
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def tag(name: str, /, *inside: str, **attributes: Attribute) -> Html:
@@ -65,12 +53,22 @@ def _attribute(item: tuple[str, Attribute]) -> str:
 
 
 def _inside(text: str) -> str:
-    return text if isinstance(text, Html) else escape(words(text))
+    return text if isinstance(text, Html) else escape(printable(text))
 
 
 def joined(*parts: str) -> Html:
     """Several in a row, escaped as in `tag`."""
     return Html("".join(map(_inside, parts)))
+
+
+def listed(parts: Iterable[str]) -> Html:
+    """The same with commas between them.
+
+    Example:
+        >>> listed(["a", tag("b", "<")])
+        'a, <b>&lt;</b>'
+    """
+    return joined(*[each for part in parts for each in (", ", part)][1:])
 
 
 def called(name: str) -> Html:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bntools.findings.census import Census
 from bntools.findings.finding import SEVERITIES
-from bntools.findings.mixtures import Mixture
+from bntools.findings.mixtures import KINDS, Mixture
 from bntools.report.charts import panels
 from bntools.report.distributions import Axis
 from bntools.report.entries import Entry, judged
@@ -93,15 +93,12 @@ def _legend(entries: Sequence[Entry]) -> Html:
 
 def _mixtures(found: Iterable[Mixture]) -> Html:
     """How much each normalises by what."""
-    kinds = ("instance", "layer", "batch")
-    names = [f"{what} by {kind}" for what in ("mean", "variance") for kind in kinds]
+    names = [f"{what} by {kind}" for what in ("mean", "variance") for kind in KINDS]
     head = tag("tr", tag("td"), *(tag("th", name, scope="col") for name in names))
     lines = []
     for each in found:
-        shares = [getattr(part, kind) for part in (each.mean, each.var) for kind in kinds]
-        lines.append(
-            tag("tr", tag("th", called(each.layer), scope="row"), *(tag("td", f"{s:.1%}") for s in shares))
-        )
+        shares = (tag("td", f"{share:.1%}") for share in each.shares)
+        lines.append(tag("tr", tag("th", called(each.layer), scope="row"), *shares))
     table = tag("table", head, *lines)
     return tag("div", table, class_="wide", tabindex="0", role="group", aria_label="SwitchableNorm")
 

@@ -10,7 +10,7 @@ from bntools.report.charts import histograms
 from bntools.report.distributions import QUANTITIES, Axis, Distribution, columns
 from bntools.report.entries import Entry, Told, Verdict, judged
 from bntools.report.findinglist import about_site
-from bntools.report.markup import Html, called, joined, tag, unseen
+from bntools.report.markup import Html, called, joined, listed, tag, unseen
 from bntools.report.overview import sign
 
 _NAMED = 2
@@ -108,8 +108,7 @@ def _short(told: Told) -> list[Html]:
 
 
 def _layers(into: Sequence[tuple[str, str]]) -> Html:
-    named = (joined(called(path), f" ({op})" if op else "") for path, op in into)
-    return joined(*[each for layer in named for each in (", ", layer)][1:])
+    return listed(joined(called(path), f" ({op})" if op else "") for path, op in into)
 
 
 def _sparks(entry: Entry, axes: Mapping[str, Axis]) -> Html:

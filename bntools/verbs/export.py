@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bntools.core.axes import Axes, asked_for, open_axes, two_rows
-from bntools.core.capture import capture, check_eager, in_a_line
+from bntools.core.capture import capture, check_eager
 from bntools.core.child import LIMIT
 from bntools.core.exact import exact, exact_copy
 from bntools.core.example import Example
@@ -30,7 +30,7 @@ from bntools.core.sides import ModuleSide
 from bntools.core.spelt import written_plainly
 from bntools.core.trials import trials
 from bntools.core.verify import Report, Verdict
-from bntools.errors import CaptureError, PromiseError, UsageError
+from bntools.errors import CaptureError, PromiseError, UsageError, in_a_line
 
 _NONE: Mapping[str, Mapping[int, str]] = {}
 
@@ -107,6 +107,9 @@ def export(
         force: replace a file that is there.
         limit: seconds that ONNX Runtime may take for one request.
         progress: told the name of each step.
+
+    Returns:
+        what was written and what was folded on the way, with the proof of the fold and the check of the file.
 
     Raises:
         PromiseError: if the file does not compute what the model computes, or *strict* and a BatchNorm stays;

@@ -63,6 +63,10 @@ def inspect(
         batch_size: how many samples each device gets in training, to be told whether those are enough.
         progress: told what is being done with the data, and of how many samples.
 
+    Returns:
+        the sites, the plan with each of them in ``edits`` or ``refusals``, the findings, the worst first, and
+        what the pass over the data showed.
+
     Raises:
         CaptureError: if no inputs were given and none could be guessed, or the model does not run on data.
         UsageError: if *model* is no eager module, a threshold is for no rule that has one, the data gives no
@@ -158,6 +162,9 @@ def inspect_tensors(
         tensors: a state dict.
         optimizer: the state of the one that trains them.
         thresholds, batch_size: as for `inspect`.
+
+    Returns:
+        the sites and the findings, without a plan.
 
     Raises:
         UsageError: if a threshold is for no rule that has one.

@@ -19,9 +19,10 @@ from bntools.core.plan import Edit, Plan, Promise, Refusal
 from bntools.core.ranks import joined
 from bntools.core.reasons import Reason
 from bntools.core.rounds import Progress, Rounds
-from bntools.core.running import Running, Statistics, write
+from bntools.core.running import Running
 from bntools.core.select import Selected, select
 from bntools.core.sites import site_of
+from bntools.core.stored import Statistics, write
 from bntools.core.surgery import Surgery
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError

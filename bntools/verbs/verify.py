@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os.path
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
@@ -15,11 +16,10 @@ from torch import fx, nn
 from bntools.core import proof
 from bntools.core.batches import Batches
 from bntools.core.bisect import Divergence
-from bntools.core.capture import in_a_line
 from bntools.core.child import LIMIT, Runtime
-from bntools.core.example import Example
+from bntools.core.example import Example, argument_names
 from bntools.core.guess import guess
-from bntools.core.inputs import argument_names, draw, parse_inputs, read_inputs
+from bntools.core.inputs import draw
 from bntools.core.places import in_file, in_files, in_module, in_program
 from bntools.core.revive import Revived, program_of, revive, revived
 from bntools.core.runtime import check
@@ -29,7 +29,7 @@ from bntools.core.source import load
 from bntools.core.traced import traced_for_file, traced_for_program
 from bntools.core.trials import trials
 from bntools.core.verify import Report, Verdict
-from bntools.errors import UsageError
+from bntools.errors import UsageError, in_a_line
 
 _MOST = 1 << 28
 BATCHES = 8
@@ -104,20 +104,6 @@ def verify(
         return _placed(report, one, two, examples, folded=folded or folded_too, exact=exact)
 
 
-def read_example(path: str | Path, source: Any) -> Example:
-    """Read inputs from a numpy file, for a module or for what stands in an ONNX file.
-
-    Raises:
-        SourceError: the file is missing, damaged, or does not fit.
-    """
-    return read_inputs(path, taker_of(source))
-
-
-def parse_example(texts: list[str], source: Any) -> Example:
-    """Make inputs from shapes as the command line takes them; errors as for `bntools.core.inputs`."""
-    return parse_inputs(texts, taker_of(source))
-
-
 def taker_of(source: Any) -> nn.Module:
     """What reads names and types of inputs off: the module, or a stand-in for an ONNX file."""
     if isinstance(source, nn.Module):
@@ -136,7 +122,7 @@ def _opened(source: Any, runtime: Runtime, unsafe: bool) -> tuple[Side, bool, Ex
         kind = type(source).__name__
         raise UsageError(f"expected a module, a program or a file, got a {kind}", todo="give one of those")
     path = Path(source)
-    kind_of = sniff(path).kind if path.exists() or isinstance(source, Path) else Kind.SPEC
+    kind_of = sniff(path).kind if os.path.exists(path) or isinstance(source, Path) else Kind.SPEC
     if kind_of is Kind.ONNX:
         file = FileSide(path, runtime)
         return file, any(entry.key == ARTEFACT_KEY for entry in file.proto.metadata_props), None

@@ -1,33 +1,29 @@
 """Fold against ``torch.fx.experimental.optimization.fuse``: sites, time, latency and memory, in one run.
 
-Run by ``make bench``. Times are medians of interleaved runs, so that a busy machine slows both sides alike;
-memory is the high-water mark of a process of its own.
+``python -m tests.bench.fold_against_fx [NAME …]``. Memory is the high-water mark of a process of its own.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
 import subprocess
 import sys
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import bntools as bn
 import tests.torchvision_ops  # noqa: F401, before torchvision
-from bntools.core.atomic import replacing
-from bntools.core.latency import measure
+from tests.bench.result import Result, Table, begun, main
+from tests.bench.turns import spreads
 from tests.season import season
 
-MODELS = ("resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_b0", "densenet121")
-ROUNDS = 7
+MODELS = ("resnet18", "resnet50", "mobilenet_v3_large", "densenet121")
+TURNS, CALLS = 5, 20
 THREADS = 2
 
 
@@ -47,48 +43,30 @@ def weights(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
-def timed(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-def row(name: str) -> dict[str, Any]:
+def row(name: str) -> tuple[tuple[str, ...], tuple[str, ...], float]:
+    """A line of each table, and the error of the proof."""
     from torch.fx.experimental.optimization import fuse
 
-    model, example = build(name)
-    ways: dict[str, Callable[[], Any]] = {
-        "fx": lambda: fuse(model),
-        "ours": lambda: bn.fold(model, example, verify=False),
-        "proven": lambda: bn.fold(model, example),
-    }
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(ROUNDS + 1):
-        for way, call in ways.items():
-            seconds = timed(call)
-            if turn:  # the first is to warm up
-                times[way].append(seconds)
-    surgery = bn.fold(model, example)
-    latency = measure(model, surgery.model, bn.Example((example,)), runs=20)
+    model, example = build(begun(name))
+    ways = [partial(fuse, model), partial(bn.fold, model, example, verify=False)]
+    theirs, ours, proven = spreads([*ways, partial(bn.fold, model, example)], TURNS, warm=1)
+    surgery, fused = bn.fold(model, example), fuse(model)
+    with torch.no_grad():
+        calls = [partial(each, example) for each in (model, fused, surgery.model)]
+        before, other, after = spreads(calls, CALLS, warm=3)
     sites = len(surgery.plan.sites)
-    return {
-        "model": name,
-        "sites": sites,
-        "fx": sites - remaining(fuse(model)),
-        "ours": len(surgery.plan.edits),
-        **{f"{way}_s": statistics.median(t) for way, t in times.items()},
-        "before_ms": latency.before,
-        "after_ms": latency.after,
-        "error": surgery.report.error,
-        "memory": peak(name, "fold"),
-        "memory_proven": peak(name, "proven"),
-        "memory_fx": peak(name, "fx"),
-    }
+    times = (
+        name, f"{sites}", f"{sites - remaining(fused)}", f"{len(surgery.plan.edits)}",
+        f"{theirs:.0f}", f"{ours:.0f}", f"{ours.to(theirs):.2f}", f"{proven:.0f}", f"{proven.to(theirs):.1f}",
+    )  # fmt: skip
+    runs = (name, f"{before:.1f}", f"{other:.1f}", f"{after:.1f}", f"{after.to(before):.2f}")
+    memory = [f"{peak(name, way):.2f}" for way in ("fx", "fold", "proven")]
+    return times, (*runs, f"{after.to(other):.2f}", *memory), surgery.report.error
 
 
 def peak(name: str, way: str) -> float:
     """The high-water mark above model, copy and one forward, as a share of the model's weights."""
-    command = [sys.executable, "-m", "tests.bench.fold_against_fx", "--peak", name, way]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.bench.fold_against_fx", "--peak", name, way]
     environment = {**os.environ, "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return float(done.stdout.strip().splitlines()[-1])
@@ -97,6 +75,7 @@ def peak(name: str, way: str) -> float:
 def measure_peak(name: str, way: str) -> float:
     from torch.fx.experimental.optimization import fuse
 
+    torch.set_num_threads(THREADS)
     model, example = build(name)
     small = season(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval())
     bn.fold(small, torch.randn(1, 3, 8, 8))  # so that what is imported on the way is not counted
@@ -114,36 +93,44 @@ def _status(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    head = "| model | sites | fx | bntools | fx s | bntools s | ratio | proven s | before ms | after ms "
-    head += "| memory fx | memory | proven |"
-    lines = [head, "|---|" + "---:|" * 12]
-    for r in rows:
-        cells = [r["model"], r["sites"], r["fx"], r["ours"], f"{r['fx_s']:.3f}", f"{r['ours_s']:.3f}"]
-        cells += [f"{r['ours_s'] / r['fx_s']:.2f}", f"{r['proven_s']:.2f}"]
-        cells += [f"{r['before_ms']:.1f}", f"{r['after_ms']:.1f}"]
-        cells += [f"{r[key]:.2f}" for key in ("memory_fx", "memory", "memory_proven")]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
-
-
-def main() -> None:
-    rows = [row(name) for name in MODELS]
-    runs = f"medians of {ROUNDS} interleaved runs"
-    print(f"torch {torch.__version__}, {THREADS} threads, batch of 1 at 224x224, {runs}.")
-    print("Sites folded; seconds from model to folded model; milliseconds of a forward;")
-    print("peak memory in units of the model's weights, above the model and its copy.\n")
-    print(table(rows))
-    print(f"\nworst error of a proof: {max(r['error'] for r in rows):.1e} of the scale, in float64")
-    if len(sys.argv) > 1:
-        with replacing(Path(sys.argv[1]), force=True) as part:
-            part.write_text(json.dumps(rows, indent=1))
+def bench(names: Sequence[str] = ()) -> Result:
+    torch.set_num_threads(THREADS)
+    warnings.simplefilter("ignore")
+    rows = [row(name) for name in names or MODELS]
+    worst = max(error for *_, error in rows)
+    return Result(
+        "`bn.fold` against `torch.fx.experimental.optimization.fuse`. Claim: it folds what fx folds or "
+        "more, and the result is as fast. It takes longer: fx runs no forward and proves nothing.",
+        (
+            Table(
+                "BatchNorms folded, and the time from a model to a folded model, without and with the "
+                f"proof; a batch of 1 at 224×224, {TURNS} turns.",
+                (
+                    "model", "BatchNorms", "fx folds", "bntools folds", "fx, ms", "bntools, ms", "to fx",
+                    "with proof, ms", "to fx",
+                ),
+                tuple(times for times, _, _ in rows),
+            ),
+            Table(
+                f"A forward of the model and of both results in eager mode ({CALLS} turns), and the peak "
+                "of the memory while it is folded, in units of the model's weights, above the model and "
+                "its copy.",
+                (
+                    "model", "forward before, ms", "after fx, ms", "after bntools, ms", "to before", "to fx",
+                    "memory: fx", "bntools", "with proof",
+                ),
+                tuple(runs for _, runs, _ in rows),
+            ),
+        ),
+        "other batch sizes and layouts; `torch.compile`; AIMET, torchao and mmcv, which need other "
+        "environments.",
+        THREADS,
+        notes=(f"The worst error of a proof is {worst:.1e} of the scale, in float64.",),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(THREADS)
-    warnings.simplefilter("ignore")
     if sys.argv[1:2] == ["--peak"]:
         print(measure_peak(*sys.argv[2:4]))
     else:
-        main()
+        sys.exit(main(bench))

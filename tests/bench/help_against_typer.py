@@ -1,47 +1,50 @@
 """``bntools --help`` against ``import typer``, the least that a command line in Typer can take.
 
-Run as ``python -m tests.bench.help_against_typer``; its exit code is 1 if help takes three times as long.
-Times are medians of interleaved runs, so that a busy machine slows both sides alike.
+``python -m tests.bench.help_against_typer``; its exit code is 1 if help takes three times as long.
 """
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
+from functools import partial
 
-ROUNDS = 15
+from tests.bench.result import Result, Table, main
+from tests.bench.turns import Spread, spreads
+
+TURNS = 15
 MOST = 3.0
 
 HELP = (sys.executable, "-m", "bntools", "--help")
 TYPER = (sys.executable, "-c", "import typer")
 
 
-def timed(command: tuple[str, ...]) -> float:
-    start = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - start
+def measured(turns: int = TURNS) -> tuple[Spread, Spread]:
+    """Milliseconds of each; the first turn fills the caches of bytecode and disk."""
+    run = partial(subprocess.run, stdout=subprocess.DEVNULL, check=True)
+    ours, least = spreads([partial(run, HELP), partial(run, TYPER)], turns, warm=1)
+    return ours, least
 
 
-def measured(rounds: int = ROUNDS) -> tuple[float, float]:
-    """Median seconds of each."""
-    times: dict[tuple[str, ...], list[float]] = {HELP: [], TYPER: []}
-    for turn in range(rounds + 1):
-        for command, taken in times.items():
-            seconds = timed(command)
-            if turn:  # the first fills the caches of bytecode and disk
-                taken.append(seconds)
-    return statistics.median(times[HELP]), statistics.median(times[TYPER])
-
-
-def main() -> int:
+def bench(names: Sequence[str] = ()) -> Result:
     ours, least = measured()
-    ratio = ours / least
-    print(f"bntools --help {ours * 1e3:.0f} ms, import typer {least * 1e3:.0f} ms: {ratio:.2f} times as long")
-    print(f"medians of {ROUNDS} interleaved runs; less than {MOST:.0f} times is asked for")
-    return int(ratio >= MOST)
+    ratio = ours.to(least)
+    return Result(
+        "`bntools --help` against `import typer` alone, as processes. Claim: less than "
+        f"{MOST:.0f} times as long, since nothing that is not asked for is imported; torch least of all.",
+        (
+            Table(
+                f"{TURNS} turns.",
+                ("", "`bntools --help`, ms", "`import typer`, ms", "to Typer"),
+                (("process", f"{ours:.0f}", f"{least:.0f}", f"{ratio:.2f}"),),
+            ),
+        ),
+        "a first start with a cold disk.",
+        threads=1,
+        holds=ratio.median < MOST,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(bench))

@@ -1,6 +1,6 @@
 """What `recalibrate` takes: memory by the size of the virtual batch, time by the number of processes.
 
-``python -m tests.bench.recalibrate_scale``; each run is a process, or several, of its own.
+``python -m tests.bench.recalibrate_scale``; each run is a process of its own, or several; they take turns.
 """
 
 from __future__ import annotations
@@ -10,23 +10,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim.swa_utils import update_bn
 
 import bntools as bn
+from tests.bench.result import Result, Table, begun, main
+from tests.bench.turns import Spread
 from tests.zoo import build
 
 NAME = "torchvision:resnet18"
 SIDE = 128
 BATCH = 8
 SAMPLES = 256
-VIRTUAL = (8, 32, 64, 128, "all")
+UPDATE, VIRTUAL = "torch `update_bn`", ("8", "32", "128", "all")
 PROCESSES = (1, 2, 4)
+TURNS = 3
+THREADS = 2
 
 
 def batches(rank: int = 0, size: int = 1) -> Iterator[Tensor]:
@@ -35,14 +41,18 @@ def batches(rank: int = 0, size: int = 1) -> Iterator[Tensor]:
         yield torch.randn(BATCH, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(number))
 
 
-def memory(virtual: str) -> None:
+def memory(way: str) -> None:
     """How much the peak of this process grows, in MB, and in how many seconds."""
+    torch.set_num_threads(THREADS)
     model, _ = build(NAME)
-    bn.recalibrate(model, [next(batches())], inplace=True)  # what torch sets up once is not counted
-    size: Any = virtual if virtual == "all" else int(virtual)
+    size: Any = int(way) if way.isdigit() else way
+    run: Any = partial(bn.recalibrate, model, virtual_batch=size, stop=False, inplace=True)
+    if way == UPDATE:
+        run = torch.no_grad()(lambda data: update_bn(data, model))
+    run(data=[next(batches())])  # what torch sets up once is not counted
     before, start = _peak(), time.perf_counter()
-    bn.recalibrate(model, batches(), virtual_batch=size, stop=False, inplace=True)
-    print(f"{_peak() - before:.0f} {time.perf_counter() - start:.1f}")
+    run(data=batches())
+    print(f"{_peak() - before:.0f} {time.perf_counter() - start:.2f}")
 
 
 def member(rank: str, size: str, folder: str) -> None:
@@ -58,7 +68,7 @@ def member(rank: str, size: str, folder: str) -> None:
     dist.barrier()
     if rank == "0":
         total = sum(float(v.double().sum()) for k, v in found.state_dict().items() if "running" in k)
-        print(f"{time.perf_counter() - start:.2f} {total:.6f}")
+        print(f"{total:.6f} {time.perf_counter() - start:.2f}")
     dist.destroy_process_group()
 
 
@@ -78,24 +88,66 @@ def _words(process: subprocess.Popen[str]) -> list[str]:
     return out.split()
 
 
-def main() -> None:
-    print(f"{NAME}, {SAMPLES} images of {SIDE}×{SIDE} in batches of {BATCH}.\n")
-    print("| in lock-step | peak memory, MB | s |\n|---|---:|---:|")
-    for virtual in VIRTUAL:
-        print(f"| {virtual} | {' | '.join(_words(_started('memory', virtual)))} |", flush=True)
-    print("\nAll in lock-step, one thread a process; the sum of all statistics has to be the same.\n")
-    print("| processes | s | times as fast | sum |\n|---|---:|---:|---:|")
-    alone = 0.0
-    for size in PROCESSES:
-        with tempfile.TemporaryDirectory() as folder:
-            running = [_started("member", rank, size, Path(folder)) for rank in range(size)]
-            (seconds, total), *_ = [_words(process) for process in running]
-        alone = alone or float(seconds)
-        print(f"| {size} | {seconds} | {alone / float(seconds):.2f} | {total} |", flush=True)
+def alone(way: str) -> list[str]:
+    return _words(_started("memory", way))
+
+
+def together(size: int) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        running = [_started("member", rank, size, Path(folder)) for rank in range(size)]
+        first, *_ = [_words(process) for process in running]
+    return first
+
+
+def turns(ways: Sequence[Any]) -> list[list[tuple[str, float]]]:
+    """What each process of each way says: a word, and the seconds."""
+    found: list[list[tuple[str, float]]] = [[] for _ in ways]
+    for turn in range(TURNS):
+        begun(f"turn {turn + 1} of {TURNS}")
+        for way, words in zip(ways, found, strict=True):
+            word, seconds = way()
+            words.append((word, float(seconds)))
+    return found
+
+
+def bench(names: Sequence[str] = ()) -> Result:
+    ways = (UPDATE, *VIRTUAL)
+    found = turns([partial(alone, way) for way in ways])
+    seconds = [Spread([s for _, s in words]) for words in found]
+    grown = [Spread([float(mb) for mb, _ in words]) for words in found]
+    shared = turns([partial(together, size) for size in PROCESSES])
+    taken = [Spread([s for _, s in words]) for words in shared]
+    sums = [", ".join(sorted({total for total, _ in words})) for words in shared]
+    return Result(
+        f"{NAME} on {SAMPLES} images of {SIDE}×{SIDE} in batches of {BATCH}. Claims: the virtual batch "
+        "bounds the memory, at no cost in time; several processes give the statistics that one gives.",
+        (
+            Table(
+                "By how much the peak of the memory grows, beside torch's `update_bn`, which holds one "
+                f"batch; {TURNS} turns.",
+                ("samples in lock-step", "memory, MB", "s", "to `update_bn`"),
+                tuple(
+                    (way, f"{mb:.0f}", f"{s:.2f}", f"{s.to(seconds[0]):.2f}")
+                    for way, mb, s in zip(ways, grown, seconds, strict=True)
+                ),
+            ),
+            Table(
+                f"All in lock-step, a thread for each process of gloo, {TURNS} turns; the sum of all "
+                "statistics is to be the same.",
+                ("processes", "s", "to one process", "sum of the statistics"),
+                tuple(
+                    (f"{size}", f"{s:.2f}", f"{s.to(taken[0]):.2f}", total)
+                    for size, s, total in zip(PROCESSES, taken, sums, strict=True)
+                ),
+            ),
+        ),
+        "processes on several machines; GPUs.",
+        THREADS,
+    )
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
+    if sys.argv[1:2] in (["memory"], ["member"]):
         {"memory": memory, "member": member}[sys.argv[1]](*sys.argv[2:])
     else:
-        main()
+        sys.exit(main(bench))

@@ -81,6 +81,26 @@ def test_what_is_equal_passes(run: Run, here: Path, pair: tuple[str, ...]) -> No
     assert digests(here) == before
 
 
+@pytest.mark.parametrize("pair", [("model.pt", "state.pt"), ("state.pt", "model.pt")], ids=" ".join)
+def test_arguments_of_the_architecture_are_about_the_one_that_needs_it(
+    run: Run, here: Path, pair: tuple[str, str]
+) -> None:
+    options = ("--arch-kwargs", '{"width": 4}', *ON)
+    assert run("verify", *pair, "--arch", nets.SPEC, *options).code == 0
+    ran = run("verify", "model.pt", "folded.pt", *options)
+    assert (ran.code, "--arch-kwargs needs --arch" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_name_that_is_too_long_for_a_path_is_no_bug_of_ours(run: Run, here: Path, at: int) -> None:
+    """That of an architecture may be: nothing is looked up of it as of a file."""
+    names = ["model.pt"]
+    names.insert(at, f"tests.cli.nets:{'n' * 300}")
+    ran = run("verify", *names, *ON)
+    assert ran.code == 2
+    assert "no path and no architecture" in ran.err
+
+
 BAD = [
     ("model.pt", "bad.onnx"),
     ("bad.onnx", "model.pt"),
@@ -131,6 +151,20 @@ def test_inputs_from_a_file_and_data_and_none_at_all(run: Run, here: Path, tmp_p
     ran = run("verify", "model.pt", "model.onnx", *ON, "--data", tmp_path / "data.npy")
     assert ran.code == 2
     assert "exclude each other" in ran.err
+
+
+def test_data_goes_before_an_input_that_is_a_default(
+    run: Run, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an input on the command line before data that is one."""
+    np.save(tmp_path / "data.npy", np.random.default_rng(0).normal(size=(20, 3, 8, 8)))
+    monkeypatch.setenv("BNTOOLS_INPUT", nets.SHAPE)
+    ran = run("verify", "model.pt", "model.onnx", "--data", tmp_path / "data.npy", "--batch-size", "5")
+    assert "on 5x3x8x8 float32 (batch 1 of the data)" in ran.out, ran.err
+    monkeypatch.delenv("BNTOOLS_INPUT")
+    monkeypatch.setenv("BNTOOLS_DATA", str(tmp_path / "data.npy"))
+    ran = run("verify", "model.pt", "model.onnx", *ON)
+    assert f"on {nets.SHAPE} float32 (given)" in ran.out, ran.err
 
 
 def test_a_program_brings_its_inputs(run: Run, here: Path) -> None:

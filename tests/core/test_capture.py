@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import warnings
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 import bntools as bn
 from bntools.core.calls import Stored, Value
 from bntools.core.capture import capture, fingerprint
+from bntools.core.leaves import held_besides
 from bntools.core.sites import find_sites
 from tests.must_fold import Apply, x
 from tests.season import season
@@ -165,6 +168,73 @@ def test_an_embedding_that_renormalises_is_as_before() -> None:
     assert torch.equal(table.weight, weight)
     stored = next(t for t in calls[-1].reads() if isinstance(t, Stored))
     assert any(stored.memory in c.writes for c in calls), "the plan must know that the weight is written to"
+
+
+class OneSlot:
+    """As Python allows it: a single name, and not a tuple of names."""
+
+    __slots__ = "weight"
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+
+class _PrivateSlot:
+    __slots__ = ("__weight",)
+
+    def __init__(self, weight: Tensor) -> None:
+        self.__weight = weight
+
+    def norm(self) -> Tensor:
+        return self.__weight.norm()
+
+
+def by_keyword(weight: Tensor) -> Callable[[], Tensor]:
+    def norm(*, held: Tensor = weight) -> Tensor:
+        return held.norm()
+
+    return norm
+
+
+def as_attribute(weight: Tensor) -> Callable[[], Tensor]:
+    def norm() -> Tensor:
+        held: Tensor = norm.__dict__["weight"]
+        return held.norm()
+
+    norm.__dict__["weight"] = weight
+    return norm
+
+
+HOLDERS: dict[str, Callable[[Tensor], object]] = {
+    "a closure": lambda w: lambda: w,
+    "a default": lambda w: lambda held=w: held,
+    "a keyword's default": by_keyword,
+    "a function's attribute": as_attribute,
+    "the function of a method": lambda w: MethodType(lambda self, held=w: held, 0),
+    "a single slot": OneSlot,
+    "a private slot": _PrivateSlot,
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_who_else_holds_a_tensor_is_found(holder: str) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    net.held = HOLDERS[holder](net[0].weight)
+    assert held_besides(net) == {id(net[0].weight): "held of the model"}
+    net.held = HOLDERS[holder](torch.ones(4, 3, 1, 1))
+    assert id(net[0].weight) not in held_besides(net)
+
+
+class Builtin(nn.Module):
+    """Python cannot tell what a builtin takes."""
+
+    forward = staticmethod(torch.relu)
+
+
+def test_a_dict_is_keywords_where_a_forward_tells_no_names() -> None:
+    example = bn.Example.of({"input": torch.tensor([-1.0, 2.0])}, Builtin())
+    assert example(Builtin()).tolist() == [0.0, 2.0]
+    assert bn.Example.of({"a": x(1)}, nn.ReLU()).kwargs == {}
 
 
 def test_the_fingerprint_is_of_the_architecture() -> None:

@@ -170,6 +170,8 @@ def fails(): return 1 / 0
     [
         ("x.npy", None, "there is no such file; check the path given to --data"),
         ("x.pt", None, "there is no such file; check the path given to --data"),
+        ("x" * 5000 + ".pt", None, "there is no such file"),
+        ("x" * 5000, None, "no ending is not read"),
         ("x.png", b"", r"\.png is not read; give a folder of images, a \.npy"),
         ("x.npy", b"words", "no numpy file"),
         ("x.pt", b"words", "no file of plain tensors"),

@@ -168,6 +168,30 @@ def test_only_what_is_called_once_and_by_its_own_statistics(
 
 
 @pytest.mark.usefixtures("all_faster")
+def test_nothing_can_stand_for_a_batchnorm_that_is_the_model_itself() -> None:
+    alone = bn.fold(seasoned(nn.BatchNorm2d(3)), X, simplify=True)
+    assert (left(alone), [r.reason for r in alone.plan.refusals]) == ({}, [bn.Reason.NO_HOST])
+    assert left(folded(seasoned(nn.Sequential(nn.BatchNorm2d(3))))) == {"0": Op.AFFINE}
+
+
+class WithItsReader(nn.BatchNorm2d):
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = self.conv(super().forward(input))
+        return y
+
+
+def test_nor_for_one_that_holds_its_reader() -> None:
+    surgery = bn.fold(seasoned(WithItsReader()), X)
+    assert [(r.site.name, r.reason) for r in surgery.plan.refusals] == [("", bn.Reason.SUBCLASS)]
+    inside = bn.fold(seasoned(nn.Sequential(WithItsReader())), X)
+    assert [edit.into for edit in inside.plan.edits] == [("0.conv",)]
+
+
+@pytest.mark.usefixtures("all_faster")
 def test_the_parameters_are_as_those_before() -> None:
     net: Any = seasoned(Once())
     net.norm.requires_grad_(False)

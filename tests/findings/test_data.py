@@ -192,6 +192,27 @@ def test_random_batches_are_not_called_grouped() -> None:
     assert cries == [0, 20]
 
 
+class Tokens(nn.Module):
+    """Each row of an image is a sample of its BatchNorm, as LeViT has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.bn = nn.Linear(8, 8), nn.BatchNorm1d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.embed(x).flatten(0, 1))
+
+
+def test_the_tokens_of_a_sample_are_no_samples() -> None:
+    """They are alike, and batches of whole samples drawn at random are no trouble for it."""
+    rng = torch.Generator().manual_seed(0)
+    samples = torch.randn(64, 16, 8, generator=rng) + 3 * torch.randn(64, 1, 8, generator=rng)
+    passed = bn.inspect(Tokens().eval(), samples[:2], data=samples.split(4)).passed
+    assert passed.reached["bn"].grouping is None
+    rows = bn.inspect(nn.Sequential(Tokens().bn).eval(), data=samples.flatten(0, 1).split(64)).passed
+    assert rows.reached["0"].grouping > 2
+
+
 # Optimizers
 
 

@@ -237,6 +237,7 @@ def test_a_switchablenorm_is_listed_once_by_its_first_name() -> None:
         "bntools.findings.baseline",
         "bntools.report.junit",
         "bntools.cli.findings",
+        "bntools.cli.rules",
     ],
 )
 def test_the_list_of_rules_needs_no_torch(module: str) -> None:

@@ -20,15 +20,11 @@ HOSTS = (nn.modules.conv._ConvNd, nn.Linear)
 
 @dataclass(frozen=True)
 class Step:
-    """One step: what it does to which earlier values, by which child, if any.
-
-    A step writes into its input if it is one of `IN_PLACE`.
-    """
+    """One step: what it does to which earlier values, by which child, if any."""
 
     op: str
     inputs: tuple[int, ...]
     child: str = ""
-    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,6 @@ _OPS: dict[str, Any] = {
     "gated": lambda v: v * v.mean(1, keepdim=True).sigmoid(),
     "swap halves": lambda v: torch.cat(v.chunk(2, 1)[::-1], 1),
 }
-IN_PLACE = ("relu_", "mul_", "add_")
 UNARY = [
     *("relu", "relu", "leaky", "sigmoid", "clone", "detach", "contiguous", "swap", "channels last"),
     *("channels first", "flatten", "rows", "merge", "there and back", "first half", "mean", "pool"),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import bntools as bn
 from bntools.core import distill, rounds
+from bntools.core.graft import graft_
 from tests.must_fold import Apply, BatchNormReLU
 from tests.season import season
 from tests.verbs.test_swap import as_the_statistics_say
@@ -137,6 +138,29 @@ def test_without_data_a_groupnorm_stays() -> None:
     assert {r.site.name: r.reason for r in plan.refusals}["1"] is bn.Reason.NO_DATA
     assert bn.swap(model, "group", inputs=DATA).plan.swaps  # and is nobody's business there
     assert "1" not in {site.name for site in bn.swap(model, "group", inputs=DATA).plan.sites}
+
+
+def test_a_groupnorm_stays_where_torch_has_no_batchnorm() -> None:
+    model = season(nn.Sequential(nn.GroupNorm(2, 8), nn.ReLU(), nn.GroupNorm(1, 8))).double().eval()
+    data = torch.randn(4, 8, 2, 2, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plan = bn.swap(model, "batch", data=data.split(2)).plan
+    assert not plan.swaps
+    assert [r.reason for r in plan.refusals] == [bn.Reason.UNRECOGNISED] * 2
+    assert len(bn.swap(model, "batch", data=data[..., 0].split(2)).plan.swaps) == 2
+
+
+def test_a_plan_with_a_norm_that_there_is_none_of_does_not_fit() -> None:
+    """A plan from a file may say anything. The error names the module as everybody calls it."""
+    model = season(nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8))).double().eval()
+    surgery = bn.swap(model, "batch", data=DATA.split(4))
+    (swap,), tensors = surgery.plan.swaps, surgery.model.state_dict()
+    tensors = {key: tensors[key] for key in surgery.plan.keys}
+    for wrong in ({"space": 7}, {"eps": -1.0}, {"groups": 0}):
+        plan = dataclasses.replace(surgery.plan, swaps=(dataclasses.replace(swap, **wrong),))
+        with pytest.raises(bn.PlanError, match=r"^plan: 1: \d groups"):
+            graft_(copy.deepcopy(model), plan, tensors)
+    graft_(twin := copy.deepcopy(model), surgery.plan, tensors)
+    assert torch.equal(twin(DATA), surgery.model(DATA))
 
 
 def test_a_groupnorm_that_no_batch_reaches_stays() -> None:

@@ -526,6 +526,11 @@ def test_the_first_divergence(bad: str, checked: str, place: str | None, between
         assert found.between == between
 
 
+def test_a_name_that_is_too_long_for_a_path_is_a_source_that_is_not_there() -> None:
+    with pytest.raises(bn.SourceError, match="no path and no architecture"):
+        bn.verify(f"tests.cli.nets:{'n' * 300}", made(Square()), x(2, 3, 8, 8))
+
+
 def test_nan_is_bad() -> None:
     assert Check(float("nan"), 0.0, 1.0).bad
     assert Check(float("inf"), 0.0, 1.0).bad

@@ -1,4 +1,4 @@
-"""GroupNorm for BatchNorm where batches are small: ``python examples/small_batch.py [--plot curves.svg]``.
+"""GroupNorm for BatchNorm in small batches: ``python examples/guides/small_batch.py [--plot curves.svg]``.
 
 First what is left of the accuracy right after the swap: in closed form, fitted to data, and tuned; and with γ
 and β copied or fresh. Then how both train at batch size 2, on networks whose maps are large or small.
@@ -6,20 +6,39 @@ and β copied or fresh. Then how both train at batch size 2, on networks whose m
 
 import argparse
 import copy
+import sys
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from nets import NarrowNet, ResidualNet
 from torch import Tensor, nn
-from training import accuracy, digits, fit
 
 import bntools as bn
+
+sys.path.append(str(Path(__file__).parents[1]))  # the examples are scripts, no package
+from nets import Block, ResidualNet
+from training import accuracy, digits, fit
 
 IMAGES, TEST, LABELS, ANSWERS = digits()
 GROUPS = (1, 4, 8, "auto", 32)
 NORMS = "BatchNorm", "GroupNorm", "GroupNorm, standardised"
 STEPS, EVERY = 1200, 200
+
+
+class NarrowNet(nn.Module):
+    """As `ResidualNet`, but behind the first block maps are *side* × *side*."""
+
+    def __init__(self, side: int, channels: int = 32, classes: int = 10) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+        pool = nn.AdaptiveAvgPool2d(side)
+        self.blocks = nn.Sequential(Block(channels), pool, Block(channels), Block(channels))
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).amax((2, 3)))
 
 
 def with_affine(model: nn.Module, old: nn.Module, *, copied: bool) -> nn.Module:
