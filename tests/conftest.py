@@ -15,6 +15,9 @@ import tests.torchvision_ops  # noqa: F401  (before any test imports torchvision
 # Each of xdist's workers would start a thread per core.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(4, torch.get_num_threads()))
 
+collect_ignore = ["consumer/mistakes.py"]
+"""What mypy has to find in it, an import does not survive."""
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> Iterator[None]:

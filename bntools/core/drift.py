@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from bntools.core.stored import Statistics
+from bntools.core.rounds import Rounds
+from bntools.core.running import Running
+from bntools.core.stored import Statistics, write
 
 DRIFTED = 0.01
 """A layer has drifted if its mean divergence is above this: a shift of 0.1 σ, or a variance 15 % larger."""
@@ -78,22 +80,43 @@ class Drift:
         return next((layer.path for layer in self.layers if layer.drifted), None)
 
 
-def drift_of(
-    old: Mapping[str, Statistics],
-    new: Mapping[str, Statistics],
-    order: Sequence[str],
-    calls: Mapping[str, int],
-    errors: Mapping[str, tuple[float, float]],
-) -> tuple[LayerDrift, ...]:
-    """The drift of each layer that has new statistics, in the order given."""
-    layers = []
-    for path in order:
-        if path in new:
-            mean, var, divergence = _apart(old[path], new[path])
-            layers.append(
-                LayerDrift(path, mean, var, divergence, calls[path], *errors.get(path, (None, None)))
-            )
-    return tuple(layers)
+def concluded(
+    rounds: Rounds, running: Running, skipped: Sequence[int]
+) -> tuple[dict[str, Statistics], Drift]:
+    """Write what a pass has found into the BatchNorms that were recalibrated on the way.
+
+    Args:
+        rounds: the pass, over the models of *running* first.
+        running: what it has found.
+        skipped: the numbers of the batches that this process has left out.
+
+    Returns:
+        the new statistics by path, and how far they are from those before.
+
+    Raises:
+        UsageError: if a layer has seen one value a channel.
+    """
+    new, old, errors = running.found(), running.old, running.errors()
+    for path, found in new.items():
+        write(running.norms[path], found.mean, found.var)
+    gaps = rounds.gap()
+    drift = Drift(
+        tuple(
+            LayerDrift(path, *_apart(old[path], new[path]), running.calls[path], *errors.get(path, ()))
+            for path in rounds.order
+            if path in new
+        ),
+        rounds.samples,
+        rounds.batches,
+        rounds.groups,
+        rounds.virtual_batch,
+        rounds.memory,
+        tuple(number for theirs in running.ranks.talk(skipped) for number in theirs),
+        rounds.converged,
+        *gaps,
+        processes=running.ranks.size,
+    )
+    return new, drift
 
 
 def _apart(old: Statistics, new: Statistics) -> tuple[float, float, float]:

@@ -96,6 +96,11 @@ class Rounds:
     def __post_init__(self) -> None:
         self.lockstep = Lockstep(self.meeting.stops, self._meet, self.meeting.ranks)
 
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The paths of the modules that were reached, in order of execution."""
+        return tuple(dict.fromkeys(stop.path for stop in self.lockstep.order))
+
     def run(
         self,
         batches: Iterable[Batch],

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from bntools.core.batches import Batch, Batches, Forward, call, halved
-from bntools.core.drift import Drift, drift_of
+from bntools.core.drift import concluded
 from bntools.core.exact import copied
 from bntools.core.lockstep import Stop
 from bntools.core.moments import Moments, merged, moments_of
@@ -27,7 +27,7 @@ from bntools.core.ranks import Ranks
 from bntools.core.rounds import Progress, Rounds
 from bntools.core.running import Running
 from bntools.core.select import select
-from bntools.core.stored import Statistics, write
+from bntools.core.stored import Statistics
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError
 from bntools.findings.passed import Pass, Reached
@@ -78,7 +78,7 @@ def look_over(
             model.eval()
             try:
                 rounds.run(halved(batches), "auto", True, None)
-                drift = _drift(meeting, rounds, tuple(batches.skipped))
+                meeting.new, drift = concluded(rounds, meeting.running, batches.skipped)
             except UsageError:
                 if meeting.poisoned is None:  # then it was something else
                     raise
@@ -93,27 +93,6 @@ def look_over(
             tuple(getattr(data, "left_out", ())),
             meeting.poisoned,
         )
-
-
-def _drift(meeting: Checkup, rounds: Rounds, skipped: tuple[int, ...]) -> Drift:
-    running = meeting.running
-    new = running.found()
-    for path, found in new.items():
-        write(running.norms[path], found.mean, found.var)
-    meeting.new = new
-    order = tuple(dict.fromkeys(stop.path for stop in rounds.lockstep.order))
-    layers = drift_of(running.old, new, order, running.calls, running.errors())
-    return Drift(
-        layers,
-        rounds.samples,
-        rounds.batches,
-        rounds.groups,
-        rounds.virtual_batch,
-        rounds.memory,
-        skipped,
-        rounds.converged,
-        *rounds.gap(),
-    )
 
 
 class Checkup:

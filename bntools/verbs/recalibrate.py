@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bntools.core.batches import Batches, Forward, call
 from bntools.core.capture import check_eager, fingerprint
-from bntools.core.drift import Drift, drift_of
+from bntools.core.drift import Drift, concluded
 from bntools.core.exact import copied
 from bntools.core.graft import graft_
 from bntools.core.names import own_tensor
@@ -22,7 +22,7 @@ from bntools.core.rounds import Progress, Rounds
 from bntools.core.running import Running
 from bntools.core.select import Selected, select
 from bntools.core.sites import site_of
-from bntools.core.stored import Statistics, write
+from bntools.core.stored import Statistics
 from bntools.core.surgery import Surgery
 from bntools.core.untouched import untouched
 from bntools.errors import UsageError
@@ -113,24 +113,8 @@ def recalibrate(
         with untouched(target):
             target.eval()
             rounds.run(batches, "single" if method == "ema" else virtual_batch, stop, memory)
-            new = running.found()
-            for path, found in new.items():
-                write(selected.norms[path], found.mean, found.var)
-            gaps = rounds.gap()
-        order = tuple(dict.fromkeys(each.path for each in rounds.lockstep.order))
-        report = Drift(
-            drift_of(running.old, new, order, running.calls, running.errors()),
-            rounds.samples,
-            rounds.batches,
-            rounds.groups,
-            rounds.virtual_batch,
-            rounds.memory,
-            tuple(number for skipped in ranks.talk(batches.skipped) for number in skipped),
-            rounds.converged,
-            *gaps,
-            processes=ranks.size,
-        )
-        plan = _plan(target, selected, running, order, new)
+            new, report = concluded(rounds, running, batches.skipped)
+        plan = _plan(target, selected, running, rounds.order, new)
         tensors = _tensors(selected.norms, plan, new, rounds.batches, add=method == "ema")
         ranks.close()
         graft_(target, plan, tensors)

@@ -227,6 +227,7 @@ def test_without_github(workspace: Path, environ: dict[str, str], server: Server
     assert "no file was named" in ran.stderr
 
 
+@pytest.mark.zoo
 def test_the_job_that_uses_it_here(runner: Runner, workspace: Path) -> None:
     """The job of our own workflow: a model that is well, and one that is not and has to fail."""
     jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8"))["jobs"]

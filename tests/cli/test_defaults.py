@@ -135,8 +135,9 @@ def test_data_that_is_code_is_for_the_command_line(
     """A file in somebody's folder has nothing run; it may name data, and the command line may name code."""
     monkeypatch.syspath_prepend(folder)
     ran_code = "import pathlib, torch\npathlib.Path('ran').touch()\n"
-    (folder / "mine.py").write_text(ran_code + "def batches(): return [torch.randn(8, 3, 8, 8)]\n")
-    (folder / "pyproject.toml").write_text(f'[{table}]\ndata = "mine:batches"\n')
+    name = f"mine_{len(table)}"  # a module is imported once
+    (folder / f"{name}.py").write_text(ran_code + "def batches(): return [torch.randn(8, 3, 8, 8)]\n")
+    (folder / "pyproject.toml").write_text(f'[{table}]\ndata = "{name}:batches"\n')
     ran = run("recalibrate", saved(), "--dry-run")
     assert ran.code == 2
     assert "code cannot be named in a file" in ran.err
@@ -144,7 +145,7 @@ def test_data_that_is_code_is_for_the_command_line(
     (folder / "pyproject.toml").write_text(f'[{table}]\ndata = "images.npy"\n')
     np.save(folder / "images.npy", np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype("float32"))
     assert run("recalibrate", "model.pt", "--dry-run").code == 0
-    assert run("recalibrate", "model.pt", "--dry-run", "--data", "mine:batches").code == 0
+    assert run("recalibrate", "model.pt", "--dry-run", "--data", f"{name}:batches").code == 0
     assert (folder / "ran").exists()
 
 

@@ -181,7 +181,10 @@ def exported(folder: Path, number: int, place: Path, external: str) -> int:
 MOVES = [(form, move) for form, (_, after) in kills.FORMS.items() for move in range(3 if after else 2)]
 
 
-@pytest.mark.parametrize(("form", "move"), MOVES)
+@pytest.mark.parametrize(
+    ("form", "move"),
+    [pytest.param(*each, marks=pytest.mark.zoo if at % 3 else ()) for at, each in enumerate(MOVES)],
+)
 def test_ended_before_each_move(
     made: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, form: str, move: int
 ) -> None:

@@ -96,7 +96,7 @@ def test_a_reader_that_has_enough(saved: Saved) -> None:
     assert run.stderr == ""
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", ["text", pytest.param("json", marks=pytest.mark.zoo)])
 def test_a_reader_that_has_gone_hides_no_failure(saved: Saved, form: str) -> None:
     saved(nets.partly())
     for flags, code in (([], 0), (["--strict"], 1), (["--input", "2x7x8x8"], 4)):
@@ -114,7 +114,7 @@ def test_a_reader_that_has_gone_hides_no_failure(saved: Saved, form: str) -> Non
 @pytest.mark.parametrize(
     "arguments", [["inspect", "model.pt", *ON], ["inspect", "gone.pt", "--json"], ["--help"], ["--version"]]
 )
-@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("buffered", [True, pytest.param(False, marks=pytest.mark.zoo)])
 def test_a_full_disk_behind_stdout_is_no_bug_of_ours(
     saved: Saved, arguments: list[str], buffered: bool
 ) -> None:
@@ -130,7 +130,9 @@ def test_a_full_disk_behind_stdout_is_no_bug_of_ours(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell")
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(c, marks=pytest.mark.zoo) for c in (">&-", "2>&-")), ">&- 2>&-"]
+)
 def test_closed_streams(saved: Saved, closed: str) -> None:
     """As a daemon starts its children."""
     saved()

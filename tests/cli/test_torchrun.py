@@ -60,6 +60,7 @@ def test_three_processes_write_what_one_writes(run: Run, saved: Saved, data: np.
                 torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.zoo  # tests/verbs/test_distributed.py asks the same without torchrun
 def test_an_error_in_one_ends_all_and_writes_nothing(saved: Saved, folder: Path) -> None:
     saved(net())
     Path("their.py").write_text(CODE)
