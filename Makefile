@@ -56,7 +56,7 @@ zoo: $(READY)
 	rm -rf build/zoo
 	$(BIN)/pytest -m 'zoo or not zoo' tests/findings/test_false_alarms.py --numprocesses auto
 	$(BIN)/pytest -m 'zoo or not zoo' tests/test_zoo.py --numprocesses auto
-	$(BIN)/pytest -m zoo tests/hostile tests/core tests/verbs tests/cli tests/ci --numprocesses auto
+	$(BIN)/pytest -m zoo tests/hostile tests/core tests/verbs tests/cli tests/ci tests/report --numprocesses auto
 	$(BIN)/python -m tests.coverage --write
 	$(BIN)/python -m tests.coverage
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bntools.__main__ import main
 
-_CALLER = """#!{python} -IS
+_CALLER = """
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
@@ -34,6 +34,8 @@ sys.stdout.buffer.write(answer["out"].encode())
 sys.stderr.buffer.write(answer["err"].encode())
 sys.exit(answer["code"])
 """
+# A shebang takes no path with a space in it.
+_BNTOOLS = '#!/bin/sh\nexec "{python}" -IS "{caller}" "$@"\n'
 _PIP = '#!/bin/sh\nfor each in "$@"; do echo "$each"; done >> "{log}"\n'
 _PYTHON = '#!/bin/sh\n[ "$1 $2" = "-m pip" ] || exec "{python}" "$@"\nshift 2\nexec pip "$@"\n'
 
@@ -54,8 +56,10 @@ class Server:
         address = str(folder / "s")
         self._socket.bind(address)
         self._socket.listen()
+        caller = folder / "caller.py"
+        caller.write_text(_CALLER.format(address=address), "utf-8")
         for name, text in {
-            "bntools": _CALLER.format(python=sys.executable, address=address),
+            "bntools": _BNTOOLS.format(python=sys.executable, caller=caller),
             "pip": _PIP.format(log=self._log),
             "python": _PYTHON.format(python=sys.executable),
         }.items():

@@ -69,6 +69,7 @@ def test_a_script_can_be_started(script: str) -> None:
     assert os.access(ROOT / "action" / script, os.X_OK)
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ["a $(touch pwned);`touch pwned`'touch pwned'.pt", "-q.pt", "*.pt"])
 def test_a_name_is_a_name(runner: Runner, workspace: Path, name: str) -> None:
     """Of the files that are there, each is taken as it is called; its twin that is not there is an error."""
@@ -90,12 +91,14 @@ def test_a_star_stays_one(runner: Runner, server: Server) -> None:
     assert all(call[call.index("--input") + 1] == "*" for call in asked(server, before))
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("name", ["input", "args", "fail_on", "baseline", "data", "arch", "output"])
 def test_no_input_is_code(runner: Runner, workspace: Path, name: str) -> None:
     act(runner, **{"model": "model.pt", **ON, name: "x; touch pwned; $(touch pwned) `touch pwned`"})
     assert not (workspace / "pwned").exists()
 
 
+@pytest.mark.zoo
 def test_options_for_every_command(runner: Runner, server: Server, workspace: Path) -> None:
     """They are split as a shell does it, quotes and line ends and all."""
     torch.save(models.model(width=5).state_dict(), workspace / "model.pt")
@@ -108,6 +111,7 @@ def test_options_for_every_command(runner: Runner, server: Server, workspace: Pa
     assert all(call[1:4] == words for call in asked(server, before))
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -127,6 +131,7 @@ def test_a_wrong_input(runner: Runner, server: Server, given: dict[str, str], to
     assert asked(server, before) == []
 
 
+@pytest.mark.zoo
 def test_what_fails_after_inspect_is_annotated_and_summarised(runner: Runner, workspace: Path) -> None:
     """Markdown has no annotations; a command that fails there gets its own."""
     step = act(runner, **ON, model="model.pt", data="gone%.npy", fold=True)
@@ -137,6 +142,7 @@ def test_what_fails_after_inspect_is_annotated_and_summarised(runner: Runner, wo
     assert [path.name for path in runner.artefacts["bntools"]] == ["report.html"]
 
 
+@pytest.mark.zoo
 def test_what_is_there_already_is_not_replaced(runner: Runner, workspace: Path) -> None:
     assert act(runner, **ON, model="model.pt", fold=True).code == 0
     before = (workspace / "bntools-out" / "folded.pt").read_bytes()
@@ -144,6 +150,7 @@ def test_what_is_there_already_is_not_replaced(runner: Runner, workspace: Path) 
     assert (workspace / "bntools-out" / "folded.pt").read_bytes() == before
 
 
+@pytest.mark.zoo
 def test_weights_alone(runner: Runner, workspace: Path) -> None:
     """A state dict in safetensors, recalibrated and folded on; recalibrated ones are no safetensors."""
     save_file(models.model().state_dict(), workspace / "weights.safetensors")
@@ -156,6 +163,7 @@ def test_weights_alone(runner: Runner, workspace: Path) -> None:
     assert step.outputs["folded"] == "2/folded.safetensors"
 
 
+@pytest.mark.zoo
 def test_what_fails_is_chosen(runner: Runner, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the input; if that is empty, by the project's file; and a baseline lets pass what it knows."""
     given = {**ON, "model": "broken.pt"}
@@ -171,6 +179,7 @@ def test_what_fails_is_chosen(runner: Runner, workspace: Path, monkeypatch: pyte
     assert act(runner, **given, baseline="known.json", output="5", artifact="").code == 0
 
 
+@pytest.mark.zoo
 def test_strict(runner: Runner, workspace: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 7, stride=8), nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU())
     torch.save(models.season(model.eval(), example=torch.randn(models.SHAPE)), workspace / "stays.pt")
@@ -179,6 +188,7 @@ def test_strict(runner: Runner, workspace: Path) -> None:
     assert (step.code, step.outputs["folded"]) == (1, "")
 
 
+@pytest.mark.zoo
 def test_where_nothing_is_to_be_done(runner: Runner, workspace: Path) -> None:
     """Nothing fails; where no statistics are moved, there is no such file, and the model itself goes on."""
     torch.save(nn.Sequential(nn.Conv2d(3, 4, 7, stride=8), nn.ReLU()).eval(), workspace / "plain.pt")
@@ -195,6 +205,7 @@ def test_where_nothing_is_to_be_done(runner: Runner, workspace: Path) -> None:
     assert "frozen.pt and 2/folded.pt: passed" in step.summary
 
 
+@pytest.mark.zoo
 def test_colours_that_the_job_asks_for_do_not_hide_an_error(runner: Runner, workspace: Path) -> None:
     runner.environ = {**runner.environ, "FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
     step = act(runner, **ON, model="model.pt", data="gone.npy")

@@ -172,6 +172,7 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
     )
 
 
+@pytest.mark.zoo
 def test_an_ascii_terminal_and_a_read_only_working_folder(saved: Saved, folder: Path) -> None:
     saved(nets.partly())
     (folder / "out").mkdir()

@@ -214,6 +214,7 @@ def test_a_file_is_of_the_kind_of_its_ending(tmp_path: Path, ending: str) -> Non
     assert [each.name for each in tmp_path.iterdir()] == [f"x{ending}"]
 
 
+@pytest.mark.zoo
 def test_equal_drifts_give_equal_bytes(tmp_path: Path) -> None:
     """In another process, another second and another style too."""
     code = (
@@ -229,6 +230,7 @@ def test_equal_drifts_give_equal_bytes(tmp_path: Path) -> None:
         assert here.read_bytes() == path.read_bytes() != other.read_bytes()
 
 
+@pytest.mark.zoo
 def test_nothing_of_matplotlib_is_left_changed(tmp_path: Path) -> None:
     before = matplotlib.rcParams.copy()
     plot_drift(drift(*SMALL), tmp_path / "x.svg")
