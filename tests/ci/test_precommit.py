@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,8 @@ def commit(
 def test_pre_commit_runs_the_hook(here: Path, environ: dict[str, str]) -> None:
     """All but its environment, which takes a network and minutes: there it is our own."""
     assert HOOK["language"] == "python"
-    hook = {**HOOK, "language": "system"}
+    entry = HOOK["entry"].replace("python", shlex.quote(sys.executable), 1)
+    hook = {**HOOK, "language": "system", "entry": entry}
     aside = here.parent / "aside"
     aside.mkdir()
     for name in ("model.pt", "broken.pt"):
