@@ -15,6 +15,7 @@ error is the cause, in one line of it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
@@ -86,6 +87,17 @@ class PromiseError(BntoolsError):
     def __init__(self, message: str, *, todo: str = "", report: Any = None) -> None:
         super().__init__(message, todo=todo)
         self.report = report
+
+
+def listed(names: Sequence[str], most: int | None = 8) -> str:
+    """The first of some names, and how many more there are; all of them where *most* is None.
+
+    Example:
+        >>> listed(["a", "b", "c"], 2)
+        'a, b and 1 more'
+    """
+    more = len(names) - most if most is not None else 0
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from bntools.cli.facts import Loading, Output
 from bntools.cli.reports import code, layers, notices
-from bntools.cli.text import line, listed, norms, size, stays, table
+from bntools.cli.text import line, norms, size, stays, table
 from bntools.core.plan import Plan
+from bntools.errors import listed
 from bntools.printable import printable
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without

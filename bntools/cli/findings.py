@@ -13,7 +13,7 @@ from bntools.cli import text
 from bntools.cli.facts import Failure
 from bntools.cli.render import annotation
 from bntools.cli.reports import cell, code, plain
-from bntools.errors import PromiseError
+from bntools.errors import PromiseError, listed
 from bntools.findings import RULES, Finding, Severity, together
 from bntools.findings.baseline import Compared
 from bntools.findings.finding import SEVERITIES
@@ -38,7 +38,7 @@ def _known(held: Compared | None, few: int | None) -> dict[str, str]:
     if held.gone:
         names = [e.rule if e.layer is None else f"{e.rule} in {e.layer or 'the model'}" for e in held.gone]
         entries = f"{len(names)} {'entry' if len(names) == 1 else 'entries'}"
-        told["gone"] = f"{entries} of {held.path} no longer occur: {text.listed(names, few)}"
+        told["gone"] = f"{entries} of {held.path} no longer occur: {listed(names, few)}"
     return told
 
 
@@ -164,6 +164,6 @@ def _by_detail(
             names.append(name(finding.layer or "the model"))
     lines = []
     for detail, names in list(alike.items())[:few]:
-        lines.append(f"{text.listed(names, few)}: {words(detail)}" if names else words(detail))
+        lines.append(f"{listed(names, few)}: {words(detail)}" if names else words(detail))
     left = sum(map(len, list(alike.values())[few:])) if few else 0
     return lines + [f"and {left} more layers"] * (left > 0)

@@ -205,7 +205,6 @@ def _without_torch(context: typer.Context, model: str) -> tuple[dict[str, Stored
 def _with_torch(
     context: typer.Context, model: str, out: Sink, limits: dict[str, float], asked: dict[str, Any]
 ) -> tuple[Loading, Census, Any]:
-    from bntools.core.data import open_data
     from bntools.core.decays import states_in
     from bntools.core.source import State
     from bntools.verbs.inspect import inspect as census_of
@@ -229,9 +228,7 @@ def _with_torch(
     given = opening.example(context, found)
     if data is not None:
         most = context.params["max_samples"]
-        source = open_data(data, found.model, _BATCH, max_samples=most, skip=True, **asked)
-        if source.preparation is not None:
-            out.note(f"images: {source.preparation}")
+        source = samples.opened(out, data, found.model, _BATCH, max_samples=most, skip=True, **asked)
         how |= {
             "data": source,
             "max_samples": None if source.samples is not None else most,

@@ -97,9 +97,9 @@ def exclusive(context: typer.Context, *names: str) -> tuple[Any, ...]:
         UsageError: if there are two.
     """
     given = one_of(context, *names)
-    if all(given):
-        options = " and ".join(f"--{name.replace('_', '-')}" for name in names)
-        raise UsageError(f"{options} exclude each other", todo="give one of them")
+    if sum(map(bool, given)) > 1:
+        *first, last = (f"--{name.replace('_', '-')}" for name in names)
+        raise UsageError(f"{', '.join(first)} and {last} exclude each other", todo="give one of them")
     return given
 
 

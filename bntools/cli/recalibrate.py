@@ -137,7 +137,6 @@ def recalibrate(
         from bntools.cli import text
         from bntools.cli.files import check_output, write
         from bntools.cli.placing import autocast_of, placed
-        from bntools.core.data import open_data
         from bntools.verbs.recalibrate import recalibrate as recalibrate_model
 
         out.step("loading")
@@ -146,11 +145,9 @@ def recalibrate(
         loading = Loading(model, found.what, found.unsafe)
         target = check_output(found, output, "recalibrated", force=force or dry_run, programs=False)
         rows = min(batch_size, size) if isinstance(size, int) else batch_size
-        source = open_data(
-            data, found.model, rows, max_samples=max_samples, skip=skip_bad, share=own, **asked
+        source = samples.opened(
+            out, data, found.model, rows, max_samples=max_samples, skip=skip_bad, share=own, **asked
         )
-        if source.preparation is not None:
-            out.note(f"images: {source.preparation}")
         mine = source.samples
         total = None if mine is None else mine * own.size
         with placed(found.model, device):

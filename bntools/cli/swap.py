@@ -11,7 +11,7 @@ from bntools.cli import images, opening, samples
 from bntools.cli import options as o
 from bntools.cli.facts import Loading
 from bntools.cli.render import sink
-from bntools.errors import UsageError
+from bntools.errors import UsageError, listed
 from bntools.printable import printable
 
 if TYPE_CHECKING:  # they import torch
@@ -110,7 +110,6 @@ def swap(
             raise UsageError("--tune: there is no data to train on", todo="give --data")
         from bntools.cli import reports, text
         from bntools.cli.files import check_output, write
-        from bntools.core.data import open_data
         from bntools.verbs.swap import Target
         from bntools.verbs.swap import swap as swap_model
 
@@ -119,12 +118,12 @@ def swap(
         loading = Loading(model, found.what, found.unsafe)
         target = check_output(found, output, "swapped", force=force or dry_run, programs=False)
         source = (
-            open_data(data, found.model, batch_size, max_samples=max_samples, skip=skip_bad, **asked)
+            samples.opened(
+                out, data, found.model, batch_size, max_samples=max_samples, skip=skip_bad, **asked
+            )
             if data is not None
             else None
         )
-        if source is not None and source.preparation is not None:
-            out.note(f"images: {source.preparation}")
         out.step("swapping")
         surgery = swap_model(
             found.model,
@@ -156,7 +155,7 @@ def swap(
                 text.table(console, rows, names=2)
             text.line(console, "swapped", told)
             if left_out:
-                text.line(console, "left out", text.listed(left_out))
+                text.line(console, "left out", listed(left_out))
             for note in plan.notes:
                 text.note(console, note)
             text.stays(console, plan.refusals)

@@ -12,6 +12,7 @@ from rich.markup import escape as markup_escape
 from bntools.cli.facts import Loading, Output
 from bntools.core.plan import Edit, Op, Plan, Refusal, Side, Site
 from bntools.core.reasons import REMEDIES, Reason
+from bntools.errors import listed
 from bntools.printable import printable
 
 if TYPE_CHECKING:  # both import torch, which a screen can do without
@@ -231,12 +232,6 @@ def taken_by(plan: Plan, edit: Edit, name: Callable[[str], str] = str) -> str:
     ops = _ops(plan)
     names = [f"{name(path or 'the model')} ({ops[path]})" for path in edit.into]
     return f"{listed(names, _NAMED)}{_WHERE[edit.side]}" if names else "nothing: nobody sees it"
-
-
-def listed(names: Sequence[str], most: int | None = 8) -> str:
-    """The first of some names, and how many more there are; all of them where *most* is None."""
-    more = len(names) - most if most is not None else 0
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _ops(plan: Plan) -> dict[str, str]:

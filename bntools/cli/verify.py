@@ -207,9 +207,7 @@ def _given(context: typer.Context, taker: Any, batch_size: int) -> tuple[Any, An
     from bntools.core.inputs import parse_inputs, read_inputs
     from bntools.verbs.verify import BATCHES, taker_of
 
-    shapes, file, data = opening.one_of(context, "input", "inputs", "data")
-    if sum(map(bool, (shapes, file, data))) > 1:
-        raise UsageError("--input, --inputs and --data exclude each other", todo="give one of them")
+    shapes, file, data = opening.exclusive(context, "input", "inputs", "data")
     if data:
         batches = open_data(data, taker_of(taker), batch_size, max_samples=BATCHES * batch_size)
         return None, batches

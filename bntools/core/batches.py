@@ -33,6 +33,11 @@ class Batch:
     samples: int
     content: Any
 
+    def first(self, most: int) -> Batch:
+        """The first of its samples."""
+        few = min(self.samples, most)
+        return Batch(self.number, few, cut(self.content, self.samples, few))
+
 
 @dataclass(slots=True)
 class Batches:
@@ -123,7 +128,7 @@ def halved(batches: Iterable[Batch]) -> Iterator[Batch]:
         half = whole.samples // 2
         rest = _map(whole.content, lambda t: t[half:] if t.ndim and len(t) == whole.samples else t)
         some = [
-            Batch(whole.number, half, cut(whole.content, whole.samples, half)),
+            whole.first(half),
             Batch(whole.number + 1, whole.samples - half, rest),
         ]
     yield from some

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+import torch
+from torch import nn
+
+from bntools.core.names import tensors_of
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _ENTRIES = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "opt", "optimizers")
@@ -17,13 +18,10 @@ def decays_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, f
     """The weight decay of each parameter of a model that an optimizer has, by key; a shared one under each.
 
     Example:
-        >>> import torch
-        >>> net = torch.nn.BatchNorm1d(1)
+        >>> net = nn.BatchNorm1d(1)
         >>> decays_of(torch.optim.SGD([net.weight], lr=0.1, weight_decay=0.01), net)
         {'weight': 0.01}
     """
-    from bntools.core.names import tensors_of  # imports torch, which the states of checkpoints need not
-
     decays = {id(p): _decay(group) for group in optimizer.param_groups for p in group["params"]}
     return {key: decays[id(tensor)] for key, tensor in tensors_of(model) if id(tensor) in decays}
 

@@ -119,12 +119,29 @@ def concluded(
     return new, drift
 
 
+def divergence(before: Tensor, after: Tensor, delta: Tensor) -> Tensor:
+    """Kullback and Leibler's, both ways, of normal distributions: ``½·((σ² + δ²)/σ'² + (σ'² + δ²)/σ² − 2)``.
+
+    Args:
+        before, after: σ² and σ'², above 0, shape (C,).
+        delta: δ², of the means, shape (C,).
+
+    Example:
+        >>> divergence(torch.tensor([1.0]), torch.tensor([1.0]), torch.tensor([0.25])).tolist()
+        [0.25]
+    """
+    return ((before + delta) / after + (after + delta) / before - 2) / 2
+
+
 def _apart(old: Statistics, new: Statistics) -> tuple[float, float, float]:
     tiny = torch.finfo(torch.float32).tiny
     before, after = old.var.clamp_min(tiny), new.var.clamp_min(tiny)
     delta: Tensor = (new.mean - old.mean).square()
-    divergence = ((before + delta) / after + (after + delta) / before - 2) / 2
     found = torch.stack(
-        ((delta / before).sqrt().max(), (after / before).log().abs().max(), divergence.mean())
+        (
+            (delta / before).sqrt().max(),
+            (after / before).log().abs().max(),
+            divergence(before, after, delta).mean(),
+        )
     ).tolist()
     return found[0], found[1], found[2]

@@ -26,7 +26,7 @@ from bntools.core.inputs import draw, type_and_device
 from bntools.core.onnxinputs import declared
 from bntools.core.quiet import quiet
 from bntools.core.untouched import untouched
-from bntools.errors import CaptureError
+from bntools.errors import CaptureError, listed
 
 _BATCH = 2
 _LEAVES = 3  # the first layer that was made is not always the first that is called
@@ -92,7 +92,7 @@ def guess(model: nn.Module, seed: int = 0) -> Example:
         )
     if not shapes:
         raise CaptureError(f"{name}: no input is given, and no layer of it tells a shape", todo=_REMEDY)
-    tried = ", ".join(map(str, shapes[:8])) + (f" and {len(shapes) - 8} more" if len(shapes) > 8 else "")
+    tried = listed([*map(str, shapes)])
     several = f" for each of its {count} inputs" if (count or 1) > 1 else ""
     raise CaptureError(
         f"{name}: no input is given, and none of the guesses fits: {tried}{several}", todo=_REMEDY

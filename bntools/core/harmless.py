@@ -9,11 +9,13 @@ import torch
 
 from bntools.core.opcodes import Call, Global, Reading
 from bntools.core.sniff import Sniffed
-from bntools.errors import UnsafeError, UsageError
+from bntools.errors import UnsafeError, UsageError, listed
 
 TRUSTED = ("torch.nn", "torchvision.models", "torchvision.ops", "timm", "bntools.norms")
 """The packages whose layer classes a file may name; a name matches by whole dotted parts."""
 
+MOST = 20
+"""So many names stand in a message at most."""
 _SUBCLASS = "torch._tensor._rebuild_from_type_v2"
 _REBUILD = frozenset(
     f"torch._utils._rebuild_{what}"
@@ -100,8 +102,9 @@ def ensure_harmless(sniffed: Sniffed, prefixes: Sequence[str]) -> None:
         raise _refusal(sniffed, [*map(str, strangers), *reading.unresolved], strangers)
     bad = [phrase for call in reading.calls if (phrase := _wrong_with(call))]
     if bad:
+        done = listed(list(dict.fromkeys(bad)), MOST)
         raise UnsafeError(
-            f"{sniffed.path}: opening this {sniffed.kind} would {listed(list(dict.fromkeys(bad)))}, which no "
+            f"{sniffed.path}: opening this {sniffed.kind} would {done}, which no "
             "file of torch.save asks for; nothing was run",
             todo="if you trust where the file comes from, pass --unsafe",
         )
@@ -143,8 +146,9 @@ def _refusal(sniffed: Sniffed, names: list[str], strangers: list[Global]) -> Uns
         remedies.append(
             "functions and other classes need --unsafe, which runs code from the file; a state dict does not"
         )
+    called = listed(names, MOST)
     return UnsafeError(
-        f"{sniffed.path}: opening this {sniffed.kind} would import or call {listed(names)}; nothing was run",
+        f"{sniffed.path}: opening this {sniffed.kind} would import or call {called}; nothing was run",
         todo="; ".join(remedies),
     )
 
@@ -155,9 +159,3 @@ def _may_be_layer(name: Global) -> bool:
     if top in sys.stdlib_module_names or top in ("torch", "numpy", "__main__"):
         return False
     return name.is_plain and name.name.lstrip("_")[:1].isupper()
-
-
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """The first of *names*, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from bntools.core.harmless import TRUSTED, ensure_harmless, layers_of, listed, package_of, trusted_package
+from bntools.core.harmless import MOST, TRUSTED, ensure_harmless, layers_of, package_of, trusted_package
 from bntools.core.opcodes import Global
 from bntools.core.sniff import Kind, Sniffed
-from bntools.errors import SourceError, UnsafeError, in_a_line
+from bntools.errors import SourceError, UnsafeError, in_a_line, listed
 
 _BRINGS_CODE = (torch.fx.GraphModule, torch.jit.ScriptModule)
 """Layer classes whose code is data of the instance."""
@@ -82,9 +82,9 @@ def _resolve(path: Path, names: list[Global]) -> list[type[nn.Module]]:
         else:
             strangers.append((name, thing))
     if strangers:
-        phrases = [f"{name} ({_what(thing)})" for name, thing in strangers]
+        phrases = listed([f"{name} ({_what(thing)})" for name, thing in strangers], MOST)
         raise UnsafeError(
-            f"{path}: this pickle is made of more than layer classes: {listed(phrases)}; nothing was run",
+            f"{path}: this pickle is made of more than layer classes: {phrases}; nothing was run",
             todo="if you trust where it comes from, pass --unsafe; or save its state dict and pass --arch",
         )
     return found

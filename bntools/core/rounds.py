@@ -158,8 +158,7 @@ class Rounds:
 
     def _rehearse(self, first: Batch, asked: int | str, memory: int | None) -> tuple[float, tuple[Stop, ...]]:
         """Run a few samples as the model is: for how many fit into the memory, and the order of the stops."""
-        few = min(first.samples, _FEW)
-        probe = Batch(first.number, few, cut(first.content, first.samples, few))
+        probe = first.first(_FEW)
         alone = Lockstep(self.meeting.stops, lambda stop, there: None, Ranks())
         with Meter() as meter, self._casting():
             before, *_ = alone.run([partial(self._run, model, probe, True) for model in self.models])

@@ -1,11 +1,7 @@
 """One pass over data with two models in lock-step: the model as it is, and a copy that is recalibrated.
 
-The one shows what reaches each layer at inference, the other what the statistics would be: their distance is
-
-    ``½·((σ² + δ²)/σ'² + (σ'² + δ²)/σ² − 2)``, ``δ = μ' − μ``
-
-for each channel, Kullback and Leibler's divergence of two normal distributions, both ways, each variance with
-the ε that the layer adds to it.
+The one shows what reaches each layer at inference, the other what the statistics would be. How far these are
+from those stored is the divergence of `bntools.core.drift`, each variance with the ε that the layer adds.
 """
 
 from __future__ import annotations
@@ -13,13 +9,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bntools.core.batches import Batch, Batches, Forward, call, halved
-from bntools.core.drift import concluded
+from bntools.core.batches import Batch, Batches, Forward, call, fresh, halved
+from bntools.core.drift import concluded, divergence
 from bntools.core.exact import copied
 from bntools.core.lockstep import Stop
 from bntools.core.moments import Moments, merged, moments_of
@@ -32,6 +29,8 @@ from bntools.core.untouched import untouched
 from bntools.errors import UsageError
 from bntools.findings.passed import Pass, Reached
 
+_FEW = 4
+"""How many samples are kept to find folds with."""
 _ENOUGH = 4
 """Of fewer batches nobody can say whether they were drawn at random."""
 _SURE = 8.0
@@ -66,18 +65,21 @@ def look_over(
         (3, [5.0], 3.0)
     """
     with torch.inference_mode(False):
+        batches = Batches(data, model, max_samples, skip=True)
+        waiting = iter(batches)
+        first = next(waiting, None)
+        some = fresh(first.first(_FEW)).content if first is not None else None
         if not _norms(model):
-            return Pass(0, 0, (), {})
+            return Pass(0, 0, (), {}, some)
         twin = copied(model)
         meeting = Checkup(twin, model)
-        batches = Batches(data, model, max_samples, skip=True)
         rounds = Rounds((twin, model), meeting, "looking", forward or call, None, progress)
         drift = None
         with untouched(twin), untouched(model):
             twin.eval()
             model.eval()
             try:
-                rounds.run(halved(batches), "auto", True, None)
+                rounds.run(halved(chain([] if first is None else [first], waiting)), "auto", True, None)
                 meeting.new, drift = concluded(rounds, meeting.running, batches.skipped)
             except UsageError:
                 if meeting.poisoned is None:  # then it was something else
@@ -88,6 +90,7 @@ def look_over(
             rounds.batches,
             paths,
             meeting.reached(),
+            some,
             drift,
             tuple(batches.skipped),
             tuple(getattr(data, "left_out", ())),
@@ -227,5 +230,4 @@ def _norms(model: nn.Module) -> Mapping[str, nn.Module]:
 def _divergence(old: Statistics, new: Statistics, norm: nn.Module) -> Tensor:
     eps = float(getattr(norm, "eps", 0.0) or torch.finfo(torch.float32).tiny)
     before, after = old.var.clamp_min(0) + eps, new.var.clamp_min(0) + eps
-    delta = (new.mean - old.mean).square()
-    return ((before + delta) / after + (after + delta) / before - 2) / 2
+    return divergence(before, after, (new.mean - old.mean).square())

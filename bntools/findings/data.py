@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bntools.errors import listed
 from bntools.findings.affine import before_relu
 from bntools.findings.layer import NormLayer
 from bntools.findings.passed import Reached
@@ -72,8 +73,7 @@ def nan_batches(subject: Subject, threshold: float) -> Iterator[Remark]:
         return
     lost = [f"batch {number}" for number in passed.skipped] + list(passed.left_out)
     if lost:
-        more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
-        yield Remark(None, f"in {', '.join(lost[:_NAMED])}{more}", {"count": float(len(lost))})
+        yield Remark(None, f"in {listed(lost, _NAMED)}", {"count": float(len(lost))})
     if passed.poisoned is not None:
         path, number = passed.poisoned
         told = f"NaN or infinity reaches it from batch {number}, which has none"

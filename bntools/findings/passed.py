@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,6 +46,7 @@ class Pass:
         samples, batches: how much was run.
         stops: the paths of the layers that could have been reached.
         reached: those that were.
+        some: a few of the samples, as the data gave them; None if it gave none.
         drift: as a recalibration would report it; None where NaN or infinity stood in its way.
         skipped: the numbers of the batches that held NaN or infinity, and were left out.
         left_out: names of the samples that were left out before there were batches.
@@ -56,6 +57,7 @@ class Pass:
     batches: int
     stops: tuple[str, ...]
     reached: Mapping[str, Reached]
+    some: Any = None
     drift: Drift | None = None
     skipped: tuple[int, ...] = ()
     left_out: tuple[str, ...] = ()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import tee
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from bntools.core.arrays import Stored
 from bntools.core.axes import open_axes
-from bntools.core.batches import Batches, Forward, call_of
+from bntools.core.batches import Forward, call_of
 from bntools.core.capture import capture, check_eager
 from bntools.core.decays import decays_in, decays_of
 from bntools.core.example import Example
@@ -32,9 +31,6 @@ from bntools.findings.examine import asked_of, examine
 from bntools.findings.live import of_model, stored_of
 from bntools.findings.mixtures import mixtures_of
 from bntools.findings.subject import Seen
-
-_FEW = 4
-"""How many samples of the data the folds are found with."""
 
 
 def inspect(
@@ -94,9 +90,9 @@ def inspect(
                 "data: the BatchNorms of a program are operators, which no pass can stop at",
                 todo="give the model that it was made of, or leave out the data",
             )
-        if inputs is None and forward is None:
-            inputs, data = _first_of(data, model)
         passed = look_over(model, data, forward=forward, max_samples=max_samples, progress=progress)
+        if inputs is None and forward is None and passed.some is not None:
+            inputs = replace(call_of(model, passed.some), origin="of the data")
     example = guess(model) if inputs is None else Example.of(inputs, model)
     try:
         captured = capture(model, example)
@@ -113,14 +109,6 @@ def inspect(
     subject = of_model(model, plan.sites, seen, batch_size, passed, _decays(optimizer, model))
     findings = examine(subject, thresholds)
     return Census(plan.sites, plan, example, findings, mixtures_of(model), asked_of(subject), passed)
-
-
-def _first_of(data: Iterable[Any], model: nn.Module) -> tuple[Example | None, Iterable[Any]]:
-    """A few of the samples as an example, and the data with them."""
-    again, ahead = tee(data) if isinstance(data, Iterator) else (data, data)
-    for batch in Batches(ahead, model, _FEW, skip=True):
-        return replace(call_of(model, batch.content), origin="of the data"), again
-    return None, again
 
 
 def _decays(

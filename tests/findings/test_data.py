@@ -74,6 +74,21 @@ def test_what_is_read_once_is_read_once() -> None:
     assert (census.example.origin, len(census.example.tensors[0])) == ("of the data", 4)
 
 
+def test_a_loader_is_gone_through_once() -> None:
+    """One with workers would start them anew each time."""
+    begun = []
+
+    class Loader:
+        def __iter__(self) -> Iterator[Tensor]:
+            begun.append(self)
+            return iter(data())
+
+    for model in (fitted(), nn.Sequential(nn.Conv2d(3, 4, 1)).eval()):
+        census = bn.inspect(model, data=Loader())
+        assert (census.example.origin, len(census.example.tensors[0])) == ("of the data", 4)
+    assert len(begun) == 2
+
+
 def test_nothing_is_left_behind() -> None:
     model = shifted().train()
     layer(model).eval()
