@@ -16,7 +16,7 @@ from bntools.printable import printable
 
 if TYPE_CHECKING:  # it imports torch, which a screen can do without
     from bntools.core.drift import Drift
-    from bntools.findings.passed import Pass
+    from bntools.findings.census import Census
 
 _HEAD = ("layer", "mean, in σ", "log σ²", "divergence", "error, in σ")
 
@@ -54,15 +54,18 @@ def markdown(
     layers(out, loading, told, written, [_HEAD, *_rows(drift)], names=1)
 
 
-def looked(out: Console, passed: Pass | None) -> None:
-    """How much data a look at a model has taken, and where its statistics begin to be others."""
+def looked(out: Console, census: Census) -> None:
+    """How much data a look at a model has taken, and which layer is the first that is found to have drifted:
+    beyond chance, as its rule has it.
+    """
+    passed = census.passed
     if passed is None or not passed.stops:
         return
     if passed.drift is None:
         line(out, "data", f"{passed.samples} samples, which do not get through the model")
         return
     line(out, "data", used(passed.drift))
-    first = passed.drift.first
+    first = next((finding.layer for finding in census.findings if finding.rule == "BN028"), None)
     told = "none has drifted" if first is None else f"from {printable(first) or 'the model itself'} on"
     line(out, "drift", told)
 

@@ -143,7 +143,7 @@ def inspect(
                 text.note(console, note)
             if census.mixtures:
                 text.table(console, findings.mixtures(census.mixtures), names=1)
-            drift.looked(console, census.passed)
+            drift.looked(console, census)
             findings.screen(console, told, held, every=every)
 
         def github(console: Console) -> None:

@@ -65,6 +65,16 @@ def test_people_are_told_how_much_and_where_it_begins(run: Run, saved: Saved, da
     assert "drift       none has drifted" in run("inspect", "model.pt", *DATA).out
 
 
+def test_what_chance_makes_is_not_said_to_have_drifted(run: Run, saved: Saved, data: np.ndarray) -> None:
+    """Of 4 samples, other ones of the same kind are off by more than 0.01, and no rule speaks."""
+    saved(fitted(data))
+    np.save("images.npy", np.random.default_rng(5).normal(0.5, 2, (4, 3, 8, 8)).astype("float32"))
+    ran = run("inspect", "model.pt", *DATA, "--json")
+    assert max(layer["divergence"] for layer in json.loads(ran.out)["drift"]["layers"]) > 0.01
+    assert "BN028" not in ran.out
+    assert "drift       none has drifted" in run("inspect", "model.pt", *DATA).out
+
+
 def test_rows_of_nan_are_a_finding(run: Run, saved: Saved, data: np.ndarray) -> None:
     saved(fitted(data))
     data[[3, 7], 0, 0, 0] = np.nan
