@@ -17,7 +17,7 @@ from bntools.cli.render import Sink, sink
 from bntools.errors import UsageError
 
 if TYPE_CHECKING:
-    from bntools.core.arrays import Stored
+    from bntools.core.arrays import StateTensor
     from bntools.findings import Finding
     from bntools.findings.census import Census
 
@@ -184,7 +184,7 @@ def inspect(
         )
 
 
-def _without_torch(context: typer.Context, model: str) -> tuple[dict[str, Stored], str] | None:
+def _without_torch(context: typer.Context, model: str) -> tuple[dict[str, StateTensor], str] | None:
     """The weights of a safetensors file and what it is, if nothing asks for more: torch takes seconds."""
     wants = ("data", "arch", "arch_kwargs", "key", "ema")
     if any(context.params[name] for name in wants) or not os.path.isfile(model):
@@ -193,9 +193,9 @@ def _without_torch(context: typer.Context, model: str) -> tuple[dict[str, Stored
 
     if sniff(model).kind is not Kind.SAFETENSORS:
         return None
-    from bntools.core.arrays import read_arrays
+    from bntools.core.arrays import read_state
 
-    read = read_arrays(Path(model))
+    read = read_state(Path(model))
     if read is None:
         return None
     tensors, prefix = read

@@ -10,7 +10,7 @@ from torch import nn
 
 from bntools.core.affine import HOSTS
 from bntools.core.calls import Call, ModuleCall, Stored
-from bntools.core.names import tensors_of
+from bntools.core.names import named_tensors
 from bntools.core.operator import Operator
 from bntools.core.trace import Trace
 from bntools.core.untouched import untouched
@@ -51,7 +51,7 @@ def _uses(module: nn.Module, name: str, run: ModuleCall, calls: Sequence[Call]) 
     if host is None or spec is None or len(run.inputs) != 1 or not run.plain:
         return False
     (value,) = run.inputs
-    like = next((t for _, t in tensors_of(module) if t.is_floating_point()), torch.empty(0))
+    like = next((t for _, t in named_tensors(module) if t.is_floating_point()), torch.empty(0))
     zeros = torch.zeros(host.outputs[0].shape[spec.axis], dtype=like.dtype, device=like.device)
     twin = copy.copy(module)
     twin._parameters = {**module._parameters, name: nn.Parameter(zeros)}

@@ -37,7 +37,7 @@ _TYPES: Mapping[str, tuple[str, int, str | None]] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stored:
+class StateTensor:
     """A tensor of a state dict.
 
     Args:
@@ -58,7 +58,7 @@ class Stored:
         return math.prod(self.shape)
 
 
-def read_arrays(path: Path) -> tuple[dict[str, Stored], str] | None:
+def read_state(path: Path) -> tuple[dict[str, StateTensor], str] | None:
     """The tensors of a safetensors file, in the order of their names, and the prefix that was stripped of
     them. Values are read of those beside running statistics only.
 
@@ -117,7 +117,7 @@ def _places(header: dict[str, Any], start: int, size: int) -> dict[str, _Place] 
     return places if start + end == size else None
 
 
-def _read(path: Path, places: Mapping[str, _Place]) -> tuple[dict[str, Stored], str] | None:
+def _read(path: Path, places: Mapping[str, _Place]) -> tuple[dict[str, StateTensor], str] | None:
     found, shapes = {}, {key: each.shape for key, each in places.items()}
     with path.open("rb") as file:
         for key in sorted(places, key=place):
@@ -134,25 +134,25 @@ def _read(path: Path, places: Mapping[str, _Place]) -> tuple[dict[str, Stored], 
                 values = np.frombuffer(raw, read_as)
                 if at.type == "BF16":  # the upper half of a float32
                     values = (values.astype("<u4") << 16).view("<f4")
-            found[key] = stored(name, at.shape, values)
+            found[key] = state_tensor(name, at.shape, values)
     return _unwrapped(found)
 
 
-def stored(dtype: str, shape: tuple[int, ...], values: np.ndarray | None) -> Stored:
+def state_tensor(dtype: str, shape: tuple[int, ...], values: np.ndarray | None) -> StateTensor:
     """A tensor of *values*, of a type of numpy that holds them.
 
     Example:
-        >>> stored("int64", (), np.array([3])).count, stored("float32", (1,), np.array([3.0])).count
-        (3, None)
+        >>> [state_tensor(str(x.dtype), (), x).count for x in (np.array(3), np.array(3.0))]
+        [3, None]
     """
     if values is None:
-        return Stored(dtype, shape)
+        return StateTensor(dtype, shape)
     count = int(values.reshape(-1)[0]) if values.size == 1 and values.dtype.kind in "biu" else None
     with np.errstate(all="ignore"):  # a signalling NaN is one
-        return Stored(dtype, shape, values.reshape(-1).astype(np.float64), count)
+        return StateTensor(dtype, shape, values.reshape(-1).astype(np.float64), count)
 
 
-def _unwrapped(found: dict[str, Stored]) -> tuple[dict[str, Stored], str]:
+def _unwrapped(found: dict[str, StateTensor]) -> tuple[dict[str, StateTensor], str]:
     taken = ""
     while (wrapper := wrapper_of(found)) is not None:
         found, taken = {key.removeprefix(wrapper): each for key, each in found.items()}, taken + wrapper

@@ -21,7 +21,7 @@ from bntools.core.facts import facts_of, hooks_see, unsound_tensors
 from bntools.core.leaves import held_besides
 from bntools.core.lift import lift
 from bntools.core.maps import factors_of, norms_of
-from bntools.core.names import modules_of, tensors_of
+from bntools.core.names import modules_of, named_tensors
 from bntools.core.plan import Site
 from bntools.core.sites import site_of
 from bntools.core.trace import Trace
@@ -62,7 +62,7 @@ def capture(model: nn.Module, example: Example) -> Capture:
     facts = facts_of(model, modules, trace.calls)
     statistics = {path for path, f in facts.items() if f.statistics}
     held = held_besides(model)
-    calls, tensors = lift(trace.calls, modules, statistics), dict(tensors_of(model))
+    calls, tensors = lift(trace.calls, modules, statistics), dict(named_tensors(model))
     return Capture(
         calls=calls,
         modules=modules,
@@ -96,7 +96,7 @@ def fingerprint(model: nn.Module) -> str:
     Equal for two instances of one architecture, whatever their weights, so that a plan made on a trained
     model fits a fresh one.
     """
-    lines = sorted(f"{key} {list(t.shape)}" for key, t in tensors_of(model, persistent=True))
+    lines = sorted(f"{key} {list(t.shape)}" for key, t in named_tensors(model, persistent=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -121,7 +121,7 @@ def check_eager(model: nn.Module) -> None:
         raise UsageError(
             "expected an eager module, got a compiled one", todo="give model._orig_mod, compile the result"
         )
-    for key, tensor in tensors_of(model):
+    for key, tensor in named_tensors(model):
         if is_lazy(tensor):
             raise UsageError(
                 f"{key} has no shape yet", todo="run the model once, so that lazy layers are made"
@@ -139,7 +139,7 @@ def module_sites(model: nn.Module) -> tuple[Site, ...]:
 
 def _named(model: nn.Module) -> Iterator[tuple[str, object]]:
     yield from modules_of(model)
-    yield from tensors_of(model)
+    yield from named_tensors(model)
 
 
 def _notes(trace: Trace) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bntools.core.example import Example, argument_names
 from bntools.core.images import Images, find_images
-from bntools.core.inputs import read_arrays
+from bntools.core.inputs import read_numpy
 from bntools.core.preparation import Preparation
 from bntools.core.specs import call_spec, is_spec
 from bntools.errors import SourceError, first_line
@@ -105,7 +105,7 @@ def open_data(
         raise SourceError(
             f"{name}: {what}", todo=f"give a folder of images, a {known} file, or package.module:factory"
         )
-    arrays = read_arrays(path, "--data") if path.suffix in _ARRAYS else _tensors(path)
+    arrays = read_numpy(path, "--data") if path.suffix in _ARRAYS else _tensors(path)
     whole = _inputs(arrays, model)
     drawn = _drawn(_length(path, whole), max_samples)
     fine = _finite(whole, drawn)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bntools.core.names import tensors_of
+from bntools.core.names import named_tensors
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _ENTRIES = ("optimizer", "optimizer_state_dict", "optimizer_states", "optim", "opt", "optimizers")
@@ -23,7 +23,7 @@ def decays_of(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, f
         {'weight': 0.01}
     """
     decays = {id(p): _decay(group) for group in optimizer.param_groups for p in group["params"]}
-    return {key: decays[id(tensor)] for key, tensor in tensors_of(model) if id(tensor) in decays}
+    return {key: decays[id(tensor)] for key, tensor in named_tensors(model) if id(tensor) in decays}
 
 
 def states_in(checkpoint: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bntools.core.names import modules_of, tensors_of
+from bntools.core.names import modules_of, named_tensors
 from bntools.errors import CaptureError, in_a_line
 
 _CPU = torch.device("cpu")
@@ -29,7 +29,7 @@ def exact_copy(model: nn.Module) -> nn.Module:
         CaptureError: if the model cannot be copied.
     """
     memo: dict[int, Any] = {}
-    for _, tensor in tensors_of(model):
+    for _, tensor in named_tensors(model):
         if id(tensor) not in memo:
             wide = exact(tensor.detach())
             parameter = isinstance(tensor, nn.Parameter)
@@ -67,8 +67,8 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
             f"the model cannot be copied: {in_a_line(error)}",
             todo="take out of it what copy.deepcopy cannot copy",
         ) from error
-    own = {id(each) for _, each in (*modules_of(twin), *tensors_of(twin))} - given
-    for name, each in (*modules_of(model), *tensors_of(model)):
+    own = {id(each) for _, each in (*modules_of(twin), *named_tensors(twin))} - given
+    for name, each in (*modules_of(model), *named_tensors(model)):
         if id(each) in own:
             raise CaptureError(
                 f"the model cannot be copied: copy.deepcopy leaves {name or 'it'} shared with the original",

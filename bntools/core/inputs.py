@@ -83,7 +83,7 @@ def read_inputs(path: str | Path, model: nn.Module) -> Example:
         SourceError: the file is missing, damaged, or holds something other than numbers.
     """
     dtype, device = type_and_device(model)
-    tensors = read_arrays(path, "--inputs")
+    tensors = read_numpy(path, "--inputs")
     ready = {name: as_model(tensor, dtype, device) for name, tensor in tensors.items()}
     names = argument_names(model)
     unnamed = all(name.startswith("arr_") for name in ready)  # as numpy names what is given without a name
@@ -99,7 +99,7 @@ def read_inputs(path: str | Path, model: nn.Module) -> Example:
     return Example(tuple(ready[name] for name in order))
 
 
-def read_arrays(path: str | Path, option: str) -> dict[str, Tensor]:
+def read_numpy(path: str | Path, option: str) -> dict[str, Tensor]:
     """The arrays of a numpy file by name, as tensors; it is read without unpickling.
 
     Args:

@@ -101,6 +101,8 @@ def merged(parts: Sequence[Moments]) -> Moments:
     Args:
         parts: at least one, each with at least one value.
     """
+    if len(parts) == 1 and parts[0].mean.ndim == 1 and parts[0].mean.dtype == torch.float64:
+        return parts[0]
     means = torch.cat([part.mean.reshape(-1, part.mean.shape[-1]) for part in parts]).double()
     m2s = torch.cat([part.m2.reshape(-1, part.m2.shape[-1]) for part in parts]).double()
     n = sum(part.n * part.rows for part in parts)

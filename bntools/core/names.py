@@ -14,7 +14,7 @@ def modules_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     yield from nn.Module.named_modules(model, remove_duplicate=False)
 
 
-def tensors_of(model: nn.Module, *, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(model: nn.Module, *, persistent: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Every key with its parameter or buffer; a shared one under each of its keys.
 
     Args:
@@ -22,7 +22,7 @@ def tensors_of(model: nn.Module, *, persistent: bool = False) -> Iterator[tuple[
         persistent: leave out the buffers that are not saved.
 
     Example:
-        >>> [key for key, _ in tensors_of(nn.Sequential(nn.Linear(1, 1)))]
+        >>> [key for key, _ in named_tensors(nn.Sequential(nn.Linear(1, 1)))]
         ['0.weight', '0.bias']
     """
     for path, module in modules_of(model):

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 from bntools.core.exact import copied
-from bntools.core.names import tensors_of
+from bntools.core.names import named_tensors
 from bntools.core.operator import Operator
 from bntools.errors import CaptureError
 
@@ -27,7 +27,7 @@ def narrowed(program: nn.Module, dtype: torch.dtype) -> fx.GraphModule:
     narrow = copied(program).to(dtype)
     assert isinstance(narrow, fx.GraphModule)
     name = str(dtype)[6:]
-    for (key, tensor), (_, wide) in zip(tensors_of(narrow), tensors_of(program), strict=True):
+    for (key, tensor), (_, wide) in zip(named_tensors(narrow), named_tensors(program), strict=True):
         if dtype is torch.float16 and tensor.dtype is dtype:
             # Not tensor.half(), which rounds to float32 on the way.
             with np.errstate(over="ignore"):

@@ -17,7 +17,7 @@ from bntools.core.example import Example
 from bntools.core.graft import bypass_, graft_
 from bntools.core.host import Host
 from bntools.core.merge import can_merge, merge_, without_
-from bntools.core.names import tensors_of
+from bntools.core.names import named_tensors
 from bntools.core.numbers import Seen
 from bntools.core.observe import difference, observe, types_of
 from bntools.core.onnxmodel import origin_of
@@ -63,7 +63,7 @@ class _Work:
         graft_(program, self.plan, tensors)
         return {
             key: t.detach()
-            for key, t in tensors_of(program)
+            for key, t in named_tensors(program)
             if key in tensors or key.rpartition(".")[0] in merged
         }
 
@@ -115,9 +115,9 @@ def fold_program(
     wide = exact_copy(program)
     work.make(wide)
     work.make(program)
-    exact = dict(tensors_of(wide))
+    exact = dict(named_tensors(wide))
     with torch.no_grad():  # what took in several maps is rounded once, too
-        for key, tensor in tensors_of(program):
+        for key, tensor in named_tensors(program):
             tensor.copy_(exact[key])
     if proof is None:
         return Surgery(program, work.whole, UNASKED, example, axes)

@@ -13,7 +13,7 @@ from bntools.core.compute import fold_tensors, get_tensor
 from bntools.core.exact import exact_copy
 from bntools.core.example import Example
 from bntools.core.graft import bypass_, graft_
-from bntools.core.names import modules_of, tensors_of
+from bntools.core.names import modules_of, named_tensors
 from bntools.core.numbers import Seen
 from bntools.core.observe import Observation, agreement, difference, distance, observe, types_of
 from bntools.core.plan import Plan
@@ -181,7 +181,7 @@ def _sensitivity(
     twin = exact_copy(model)
     generator = torch.Generator("cpu").manual_seed(0)
     with torch.no_grad():
-        for parameter in {id(t): t for _, t in tensors_of(twin)}.values():
+        for parameter in {id(t): t for _, t in named_tensors(twin)}.values():
             if isinstance(parameter, nn.Parameter) and parameter.is_floating_point():
                 draw = torch.rand(parameter.shape, generator=generator, dtype=torch.float64, device="cpu")
                 sign = draw.round() * 2 - 1

@@ -15,11 +15,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bntools.core import names
 from bntools.core.calls import BY_BATCH, Call, ModuleCall, Stored, Value
 from bntools.core.leaves import tensors_of
 from bntools.core.memories import Memories
-from bntools.core.names import modules_of
+from bntools.core.names import modules_of, named_tensors
 
 # A tensor's content becomes a Python number here, and with it perhaps a branch.
 _TO_PYTHON = frozenset({"_local_scalar_dense", "item", "is_nonzero", "equal", "allclose"})
@@ -59,7 +58,7 @@ class Trace(TorchDispatchMode):
     def _join(self, model: nn.Module, sliced: bool) -> dict[int, Stored]:
         keys: dict[int, list[str]] = {}
         tensors: dict[int, Tensor] = {}
-        for key, tensor in names.tensors_of(model):
+        for key, tensor in named_tensors(model):
             keys.setdefault(id(tensor), []).append(key)
             tensors[id(tensor)] = tensor
         self.memories = Memories(tensors.values(), sliced=sliced)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
-from bntools.core.names import modules_of, own_tensor, tensors_of
+from bntools.core.names import modules_of, named_tensors, own_tensor
 from bntools.norms.frozen import frozen
 
 _ALONE = threading.RLock()
@@ -46,7 +46,7 @@ def untouched(model: nn.Module, *, seed: int = 0) -> Iterator[None]:
 def _untouched(model: nn.Module, seed: int) -> Iterator[None]:
     attributes = [(d, d.copy()) for _, module in modules_of(model) for d in _dicts(module)]
     written = [(tensor, tensor.detach().clone(), tensor._version, sly) for tensor, sly in _writable(model)]
-    devices = {t.device.index for _, t in tensors_of(model) if t.device.type == "cuda"}
+    devices = {t.device.index for _, t in named_tensors(model) if t.device.type == "cuda"}
     python, numpy = random.getstate(), np.random.get_state()
     with ExitStack() as stack:
         # A graph that the caller holds may have saved them: the same values again are no change to that.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bntools.core.arrays import Stored
+from bntools.core.arrays import StateTensor
 from bntools.core.keys import statistics_in
 from bntools.core.plan import Plan, Site
 from bntools.errors import UsageError
@@ -45,7 +45,7 @@ class Census:
 
 
 def census_of_tensors(
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, StateTensor],
     *,
     thresholds: Mapping[str, float] | None = None,
     batch_size: int | None = None,
@@ -64,7 +64,7 @@ def census_of_tensors(
 
     Example:
         >>> import numpy as np
-        >>> one = Stored("float32", (2,), np.ones(2))
+        >>> one = StateTensor("float32", (2,), np.ones(2))
         >>> census = census_of_tensors({"a.running_mean": one, "a.running_var": one})
         >>> [(site.name, site.channels) for site in census.sites], census.findings
         ([('a', 2)], ())

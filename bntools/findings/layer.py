@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bntools.core.arrays import Stored
+from bntools.core.arrays import StateTensor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +79,7 @@ Four = tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None, np.ndarray
 """γ, β, μ and σ²."""
 
 
-def numbers_of(own: Mapping[str, Stored | None]) -> tuple[Four, str]:
+def numbers_of(own: Mapping[str, StateTensor | None]) -> tuple[Four, str]:
     """The γ, β, μ and σ² among tensors, each of shape (C,), and the type of the statistics.
 
     A module may hold statistics for its outputs, and a weight that is no γ.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from bntools.core.arrays import Stored, stored
+from bntools.core.arrays import StateTensor, state_tensor
 from bntools.core.facts import facts_of
 from bntools.core.names import modules_of, own_tensor
 from bntools.core.plan import Site
@@ -67,7 +67,7 @@ def of_model(
     return Subject((norms[path] for path in paths), model, seen, batch_size, passed, decays)
 
 
-def stored_of(tensor: Tensor) -> Stored:
+def stored_of(tensor: Tensor) -> StateTensor:
     """A tensor as numbers on the CPU; without values where it is no statistic.
 
     Example:
@@ -76,10 +76,10 @@ def stored_of(tensor: Tensor) -> Stored:
     """
     dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
     if tensor.layout is not torch.strided or tensor.is_complex() or tensor.is_meta:
-        return Stored(dtype, shape)
+        return StateTensor(dtype, shape)
     try:
         here = tensor.detach().to("cpu", torch.float64 if tensor.is_floating_point() else tensor.dtype)
         values = here.resolve_neg().numpy()
     except (RuntimeError, NotImplementedError, TypeError):  # quantised, or of a type without arithmetic
-        return Stored(dtype, shape)
-    return stored(dtype, shape, values)
+        return StateTensor(dtype, shape)
+    return state_tensor(dtype, shape, values)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bntools.core.arrays import Stored
+from bntools.core.arrays import StateTensor
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,7 +68,7 @@ def mixtures_of(model: nn.Module) -> tuple[Mixture, ...]:
     return tuple(seen.values())
 
 
-def mixtures_in(tensors: Mapping[str, Stored]) -> tuple[Mixture, ...]:
+def mixtures_in(tensors: Mapping[str, StateTensor]) -> tuple[Mixture, ...]:
     """Of every one in a bare state dict: running statistics that stand beside the weights of three kinds."""
     found = []
     for key in tensors:

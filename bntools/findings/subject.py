@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from bntools.core.arrays import Stored
+from bntools.core.arrays import StateTensor
 from bntools.core.plan import Plan, Site
 from bntools.findings.layer import NAMES, NormLayer, numbers_of
 from bntools.findings.passed import Pass
@@ -81,7 +81,7 @@ class Subject:
 
 
 def of_tensors(
-    tensors: Mapping[str, Stored],
+    tensors: Mapping[str, StateTensor],
     sites: Iterable[Site],
     batch_size: int | None = None,
     decays: Mapping[str, float] | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bntools.core.arrays import Stored
+from bntools.core.arrays import StateTensor
 from bntools.core.plan import Site
 from bntools.findings.layer import NAMES, NormLayer
 from bntools.findings.subject import of_tensors
@@ -16,7 +16,8 @@ if TYPE_CHECKING:  # a file of weights can be looked at without torch
 
 
 def layers_of(
-    model: nn.Module | torch.export.ExportedProgram | Mapping[str, Tensor | Stored], sites: Sequence[Site]
+    model: nn.Module | torch.export.ExportedProgram | Mapping[str, Tensor | StateTensor],
+    sites: Sequence[Site],
 ) -> tuple[NormLayer, ...]:
     """γ, β, μ and σ² of each layer, in float64 on the CPU, each of shape (C,); nothing is changed.
 
@@ -44,15 +45,15 @@ def layers_of(
     return of_model(module if program is None else atomised(program), sites).norms
 
 
-def _stored(tensors: Mapping[str, Tensor | Stored], sites: Iterable[Site]) -> dict[str, Stored]:
+def _stored(tensors: Mapping[str, Tensor | StateTensor], sites: Iterable[Site]) -> dict[str, StateTensor]:
     """Those of the sites."""
     stems = (f"{site.name}." if site.name else "" for site in sites)
     keys = (stem + name for stem in stems for name in NAMES)
-    return {key: _as_stored(tensors[key]) for key in keys if key in tensors}
+    return {key: _as_state_tensor(tensors[key]) for key in keys if key in tensors}
 
 
-def _as_stored(tensor: Tensor | Stored) -> Stored:
-    if isinstance(tensor, Stored):
+def _as_state_tensor(tensor: Tensor | StateTensor) -> StateTensor:
+    if isinstance(tensor, StateTensor):
         return tensor
     from bntools.findings.live import stored_of
 

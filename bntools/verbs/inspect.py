@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bntools.core.arrays import Stored
+from bntools.core.arrays import StateTensor
 from bntools.core.axes import open_axes
 from bntools.core.batches import Forward, call_of
 from bntools.core.capture import capture, check_eager
@@ -159,7 +159,7 @@ def inspect_tensors(
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     stored = {
-        key: stored_of(tensor) if stands_beside(key, shapes) else Stored(str(tensor.dtype), shapes[key])
+        key: stored_of(tensor) if stands_beside(key, shapes) else StateTensor(str(tensor.dtype), shapes[key])
         for key, tensor in tensors.items()
     }
     decays = None if optimizer is None else decays_in(optimizer, tensors)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bntools.core import arrays
-from bntools.core.arrays import read_arrays
+from bntools.core.arrays import read_state
 from bntools.norms import SwitchableNorm2d
 from tests.cli import nets
 from tests.cli.conftest import Ran, Run
@@ -97,7 +97,7 @@ def both(run: Run, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Ra
     """What is told without torch and with it."""
     without = run("inspect", NAME, *arguments)
     with monkeypatch.context() as patch:
-        patch.setattr(arrays, "read_arrays", lambda _: None)
+        patch.setattr(arrays, "read_state", lambda _: None)
         return without, run("inspect", NAME, *arguments)
 
 
@@ -108,7 +108,7 @@ def test_both_ways_tell_the_same(run: Run, folder: Path, monkeypatch: pytest.Mon
         without, with_torch = both(run, monkeypatch, *arguments)
         assert without == with_torch
         assert without.code == 0
-    assert (read_arrays(folder / NAME) is None) == (name in ("statistics in float8", "complex"))
+    assert (read_state(folder / NAME) is None) == (name in ("statistics in float8", "complex"))
 
 
 def test_each_rule_of_tensors_speaks_on_this_way(run: Run, folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_the_numbers_are_right(folder: Path) -> None:
         "conv.weight": ("F32", [1], struct.pack("<f", 3)),
     }
     write(folder / NAME, about)
-    read = read_arrays(folder / NAME)
+    read = read_state(folder / NAME)
     assert read is not None
     tensors, prefix = read
     assert (list(tensors), prefix) == (
@@ -191,9 +191,9 @@ def test_what_is_out_of_order_is_left_to_the_library(
     run: Run, folder: Path, about: dict[str, Any], other: dict[str, Any]
 ) -> None:
     write(folder / NAME, GOOD, __metadata__={"format": "pt"})
-    assert read_arrays(folder / NAME) is not None
+    assert read_state(folder / NAME) is not None
     write(folder / NAME, about, **other)
-    assert read_arrays(folder / NAME) is None
+    assert read_state(folder / NAME) is None
     ran = run("inspect", NAME)
     assert (ran.code, len(ran.err.splitlines())) == (2, 2) if ran.code else True
 
@@ -203,9 +203,9 @@ def test_a_file_of_another_length(run: Run, folder: Path, cut: int) -> None:
     write(folder / NAME, GOOD)
     raw = (folder / NAME).read_bytes()
     (folder / NAME).write_bytes(raw[:cut] if cut < 0 else raw + bytes(cut))
-    assert read_arrays(folder / NAME) is None
+    assert read_state(folder / NAME) is None
     assert run("inspect", NAME).code == 2
-    assert read_arrays(folder / "gone.safetensors") is None
+    assert read_state(folder / "gone.safetensors") is None
 
 
 def test_an_option_that_needs_more_gets_it(run: Run, folder: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import bntools as bn
 from bntools.core import atomic, programfile
 from bntools.core import external as beside
-from bntools.core.names import tensors_of
+from bntools.core.names import named_tensors
 from bntools.norms import SwitchableNorm2d
 from tests.season import season
 
@@ -139,9 +139,9 @@ def ran(path: Path, **feeds: Tensor) -> list[np.ndarray]:
 
 
 def hashed(model: nn.Module) -> dict[str, str]:
-    return {key: hashlib.sha256(t.detach().numpy().tobytes()).hexdigest() for key, t in tensors_of(model)} | {
-        path: str(module.training) for path, module in model.named_modules()
-    }
+    return {
+        key: hashlib.sha256(t.detach().numpy().tobytes()).hexdigest() for key, t in named_tensors(model)
+    } | {path: str(module.training) for path, module in model.named_modules()}
 
 
 @pytest.mark.parametrize("name", MODELS)
