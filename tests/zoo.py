@@ -212,9 +212,14 @@ def _joined(some: Any, more: Any) -> Any:
 
 @torch.no_grad()
 def _wake(model: nn.Module) -> None:
-    """Open the layer scales: a fresh one, 1e-5 say, hides what happens to the BatchNorms of its branch."""
+    """Open the layer scales: a fresh one, 1e-5 say, hides what happens to the BatchNorms of its branch. And a
+    last layer of zeros hides all that is in front of it.
+    """
+    rng = torch.Generator().manual_seed(0)
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             low, high = parameter.aminmax()
             if 0 < low == high < 1e-3:
                 parameter.fill_(0.3)
+            elif low == high == 0 and parameter.ndim == 2:
+                parameter.normal_(0.0, 0.02, generator=rng)

@@ -77,6 +77,15 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     return twin
 
 
+def release_(twin: nn.Module) -> None:
+    """Give the memory of a copy that is of no use any more back at once; other tensors that share it keep it.
+
+    A graph module holds itself, so deleting it frees nothing until the garbage collector comes by.
+    """
+    for _, tensor in named_tensors(twin):
+        tensor.data = tensor.data.new_empty(0)
+
+
 def exact(tensor: Tensor) -> Tensor:
     """A copy of a tensor on the CPU, in float64 if it is of a narrower floating type."""
     return tensor.to(_CPU, torch.float64 if tensor.dtype in _FLOATS else tensor.dtype, copy=True)

@@ -12,7 +12,7 @@ from bntools.core.axes import Axes
 from bntools.core.calls import Capture
 from bntools.core.capture import capture
 from bntools.core.compute import fold_tensors
-from bntools.core.exact import copied, exact_copy
+from bntools.core.exact import copied, exact_copy, release_
 from bntools.core.example import Example
 from bntools.core.graft import bypass_, graft_
 from bntools.core.host import Host
@@ -119,6 +119,7 @@ def fold_program(
     with torch.no_grad():  # what took in several maps is rounded once, too
         for key, tensor in named_tensors(program):
             tensor.copy_(exact[key])
+    release_(wide)
     if proof is None:
         return Surgery(program, work.whole, UNASKED, example, axes)
     progress("running the folded program")
@@ -172,6 +173,7 @@ def _planned(
     assert isinstance(changed, fx.GraphModule)
     merge_(changed, siblings, first)
     plan, _ = plan_of(changed, capture(changed, example), watch=[s.total.owner for s in siblings])
+    release_(changed)
     known = {bn.site.name: bn.site for bn in sites.values()}
     edits = [replace(edit, site=known[edit.site.name]) for edit in plan.edits]
     refusals = [replace(refusal, site=known[refusal.site.name]) for refusal in plan.refusals]
@@ -228,7 +230,12 @@ def _unanswered(seen: Capture, program: fx.GraphModule) -> tuple[Refusal, ...]:
 
 def _check_export(model: nn.Module, program: fx.GraphModule, example: Example) -> None:
     """The program is what is folded; the model is what it must compute."""
-    reference, other = observe(exact_copy(model), example), observe(exact_copy(program), example)
+    runs = []
+    for each in (model, program):
+        twin = exact_copy(each)
+        runs.append(observe(twin, example))
+        release_(twin)
+    reference, other = runs
     error = difference(other.outputs, reference.outputs)
     own = [types_of([observe(m, example, double=False)]) for m in (model, program)]
     if error > TOLERANCE or own[0] != own[1]:

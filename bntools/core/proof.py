@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bntools.core.compute import fold_tensors, get_tensor
-from bntools.core.exact import exact_copy
+from bntools.core.exact import exact_copy, release_
 from bntools.core.example import Example
 from bntools.core.graft import bypass_, graft_
+from bntools.core.moving import STILL, Moving
 from bntools.core.names import modules_of, named_tensors
 from bntools.core.numbers import Seen
 from bntools.core.observe import Observation, agreement, difference, distance, observe, types_of
@@ -142,14 +143,16 @@ def prove(model: nn.Module, procedure: Procedure, example: Example, progress: Ca
     progress("running it without its BatchNorms")
     procedure.forget(twin)
     bypassed = _or_nothing(twin, example)
+    release_(twin)
     progress("folding in float64")
     twin = exact_copy(model)
-    tensors = procedure.make(twin)
+    # Tensors of their own, as those of the twin are emptied below.
+    tensors = {key: tensor.detach() for key, tensor in procedure.make(twin).items()}
     try:
         after = [observe(twin, trial, taps=taps) for trial in done]
     except Exception as error:  # code that asks a BatchNorm for its attributes finds another module there
         return Proof(plan, _does_not_run(error, done), tensors, done, before, shipped)
-    del twin
+    release_(twin)
     report = compare(before, after, bypassed, procedure.seen)
     if report.verdict is Verdict.FAILED:
         progress("measuring how far rounding carries")
@@ -238,8 +241,8 @@ def verify(a: nn.Module, b: nn.Module, inputs: object) -> Report:
         inputs: a tensor, a tuple of arguments, or a dict of keyword arguments.
 
     Returns:
-        ``passed`` or ``failed``, with the error; there is no power to report, since nothing says what a
-        fault would look like.
+        ``passed`` or ``failed``, with the error, or ``inconclusive`` if the reference returns the same for
+        every input; there is no power to report, since nothing says what a fault would look like.
 
     Raises:
         CaptureError: if one of them cannot be copied or run.
@@ -251,7 +254,7 @@ def verify(a: nn.Module, b: nn.Module, inputs: object) -> Report:
     """
     example = Example.of(inputs, a)
     one, two = exact_copy(a), exact_copy(b)
-    error, seen = 0.0, []
+    error, seen, moving = 0.0, [], Moving()
     for trial in trials(example):
         try:
             reference = observe(one, trial)
@@ -264,7 +267,11 @@ def verify(a: nn.Module, b: nn.Module, inputs: object) -> Report:
                 raise CaptureError(f"a model does not run on {example}: {first_line(problem)}") from problem
             continue
         error = max(error, difference(other.outputs, reference.outputs))
+        moving.look(trial.tensors, reference.outputs)
         seen.append(trial)
-    failed = error > TOLERANCE
-    why = f"the outputs differ by {error:.1e} of the scale in float64" if failed else ""
-    return Report(Verdict.FAILED if failed else Verdict.PASSED, error, inputs=_named(seen), why=why)
+    verdict, why = Verdict.PASSED, ""
+    if error > TOLERANCE:
+        verdict, why = Verdict.FAILED, f"the outputs differ by {error:.1e} of the scale in float64"
+    elif moving.is_still:
+        verdict, why = Verdict.INCONCLUSIVE, STILL
+    return Report(verdict, error, inputs=_named(seen), why=why)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bntools.core.child import CrashError, HangError, RefusalError
 from bntools.core.example import Example
+from bntools.core.moving import STILL, Moving
 from bntools.core.observe import agreement, difference_of
 from bntools.core.sides import FileSide, ModuleSide, Outputs, Side
 from bntools.core.variants import jitter_, variant
@@ -56,6 +57,7 @@ class _Found:
 
     trials: list[_Trial] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    moving: Moving = field(default_factory=Moving)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -193,6 +195,7 @@ def _try(known: _Reference, other: Side, example: Example, found: _Found, *, fir
         trial.agreed = agreed if trial.agreed is None else min(trial.agreed, agreed or 0.0)
     if not ran:
         return
+    found.moving.look(example.tensors, exact)
     trial.odd = max((float((~r.isfinite()).double().mean()) for r in exact if r.numel()), default=0.0)
     found.trials.append(trial)
 
@@ -268,6 +271,8 @@ def _judged(found: _Found, dtype: torch.dtype) -> Report:
         why = f"{which} is off by {errors[at]:.1e} of the scale, {limits[at]:.1e} at most can be rounding"
     elif odd == 1.0:
         verdict, why = Verdict.INCONCLUSIVE, "on these inputs an output has no finite number on either side"
+    elif found.moving.is_still:
+        verdict, why = Verdict.INCONCLUSIVE, STILL
     return Report(
         verdict,
         error=errors[at],

@@ -78,7 +78,7 @@ def bench(names: Sequence[str] = ()) -> Result:
         "bntools folds what they leave, and as fast where they leave none. Beside it, eager mode.",
         (Table(f"A batch of 2, {TURNS} turns.", columns, tuple(rows)),),
         "other runtimes; ONNX Runtime on several threads. The [coverage](coverage.md) has the files of "
-        "112 classifiers.",
+        "137 classifiers.",
         THREADS,
     )
 
