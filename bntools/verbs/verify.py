@@ -69,8 +69,9 @@ def verify(
 
     Returns:
         ``passed`` or ``failed``, with error and noise, and in ``place`` where they begin to differ;
-        ``inconclusive`` where the reference's own rounding hides everything; ``unverified`` where the runtime
-        cannot tell. There is no power to report, since nothing says what a fault would look like.
+        ``inconclusive`` where the reference's own rounding hides everything, or it returns the same for every
+        input; ``unverified`` where the runtime cannot tell. There is no power to report, since nothing says
+        what a fault would look like.
 
     Raises:
         CaptureError: if one of them cannot be copied or run.
